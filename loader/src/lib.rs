@@ -1,1 +1,28 @@
-//! Stub.
+//! Streams datasets of tar shards (the WebDataset format) into batches for training.
+//!
+//! The crate finds shards by name ([`spec`]), indexes their members ([`shard`]), reads single members by offset
+//! ([`Dataset`]), decodes, crops, flips and samples masks on worker threads and lends out finished batches, the same
+//! bytes for the same seed whatever the number of threads.
+//!
+//! It knows nothing of models or devices: pixels leave it as `u8` in host memory, `[B, H, W, C]`.
+
+pub mod augment;
+pub mod batch;
+pub mod config;
+pub mod dataset;
+pub mod decode;
+pub mod error;
+pub mod label;
+pub mod mask;
+pub mod order;
+pub mod pipeline;
+pub mod rng;
+pub mod sample;
+pub mod shard;
+pub mod source;
+pub mod spec;
+
+pub use dataset::{Dataset, DatasetOptions, ShardInfo};
+pub use error::{Error, Result};
+pub use label::LabelSource;
+pub use sample::{Member, SampleId};

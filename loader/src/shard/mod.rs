@@ -1,0 +1,1 @@
+//! The tar format: index, header scan, writer.
