@@ -7,16 +7,16 @@
 //! It knows nothing of models or devices: pixels leave it as `u8` in host memory, `[B, H, W, C]`.
 
 pub mod augment;
-pub mod batch;
-pub mod config;
+mod batch;
+mod config;
 pub mod dataset;
 pub mod decode;
 pub mod error;
 pub mod label;
-pub mod mask;
-pub mod order;
-pub mod pipeline;
-pub mod rng;
+mod mask;
+mod order;
+mod pipeline;
+mod rng;
 pub mod sample;
 pub mod shard;
 pub mod source;
@@ -25,4 +25,5 @@ pub mod spec;
 pub use dataset::{Dataset, DatasetOptions, ShardInfo};
 pub use error::{Error, Result};
 pub use label::LabelSource;
+pub use order::{Cursor, Window};
 pub use sample::{Member, SampleId};
