@@ -1,1 +1,72 @@
-//! Stub.
+//! Masked autoencoders and vision transformers on Candle's tensors and devices, trained by explicit
+//! backward passes over flat buffers.
+//!
+//! What is here: the architecture of *Masked Autoencoders Are Scalable Vision Learners* (He et al.
+//! 2021, arXiv 2111.06377), its parameters under the reference code's names, and the operations
+//! behind both directions of a training step. What is not: input and output (datasets,
+//! checkpoints' files) and the training loop, which are other crates.
+//!
+//! Candle's autograd is not used for training. [`Params`] is one flat `f32` tensor of which every
+//! parameter is a view; gradients are a second flat tensor with the same layout; a
+//! [`mae::MaeWorkspace`] holds every activation of one batch shape, so that a step in steady state
+//! allocates nothing. A model is a list of stages (see [`stage`]), each with a forward and a
+//! backward side by side.
+//!
+//! ```
+//! use candle_core::Device;
+//! use mae_model::{Mae, MaeConfig, MaeInput};
+//!
+//! let config = MaeConfig::named("mae-micro-patch4", (16, 16), 3)?;
+//! let mae = Mae::new(config, &Device::Cpu, 0)?;
+//! let (batch, patches, keep) = (2, mae.config.patches(), mae.config.keep(0.75));
+//! let pixels = vec![128u8; batch * 16 * 16 * 3];
+//! let ids: Vec<u32> = (0..batch).flat_map(|_| 0..patches as u32).collect();
+//! let kept: Vec<u32> = (0..batch).flat_map(|_| 0..keep as u32).collect();
+//! let input = MaeInput::from_host(&mae.config, &pixels, &kept, &ids, &Device::Cpu)?;
+//!
+//! let mut workspace = mae.workspace(batch, keep)?;
+//! let grads = mae.params.zeros_like_flat()?;
+//! mae.forward(&input, &mut workspace)?;
+//! mae.backward(&input, &mut workspace, &grads, 1.0)?;
+//! assert!(workspace.loss()?.is_finite());
+//! # Ok::<(), mae_model::Error>(())
+//! ```
+
+pub mod config;
+pub mod error;
+mod init;
+pub mod mae;
+mod names;
+pub mod ops;
+pub mod params;
+pub mod pos_embed;
+#[cfg(feature = "reference")]
+pub mod reference;
+pub mod stage;
+pub mod vit;
+
+pub use config::{MaeConfig, Pooling, VitConfig};
+pub use error::{Error, Result};
+pub use mae::{Mae, MaeInput, MaeWorkspace};
+pub use names::{StateDict, StateTensor};
+pub use params::{ParamSpec, Params};
+pub use vit::{VitClassifier, VitInput, VitWorkspace};
+
+/// Sets how many threads the CPU operations share. Call once, before the first operation; `0`
+/// takes every core. Results do not depend on it.
+///
+/// # Errors
+/// If the pool was already started with another number of threads.
+pub fn set_threads(threads: usize) -> Result<()> {
+    let built = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("mae-compute-{i}"))
+        .build_global();
+    match built {
+        Ok(()) => Ok(()),
+        Err(_) if threads == 0 || rayon::current_num_threads() == threads => Ok(()),
+        Err(error) => Err(Error::Config(format!(
+            "cannot set {threads} compute threads: {error}"
+        ))),
+    }
+}

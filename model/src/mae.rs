@@ -1,0 +1,416 @@
+//! The masked autoencoder: its stages in order, forwards and backwards.
+
+use candle_core::{Device, Tensor};
+
+use crate::config::MaeConfig;
+use crate::names::{self, StateDict, StateTensor};
+use crate::ops::reduce;
+use crate::params::{Params, ParamsBuilder, write_range};
+use crate::pos_embed;
+use crate::stage::block::{BlockDims, Stack, StackWorkspace};
+use crate::stage::head::{PixelHead, PixelHeadWorkspace};
+use crate::stage::trunk::{Trunk, TrunkWorkspace};
+use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
+use crate::stage::{Norm, buffer};
+use crate::{Error, Result};
+
+/// A masked autoencoder (paper, section 3).
+pub struct Mae {
+    /// Dimensions and target.
+    pub config: MaeConfig,
+    /// Every trainable parameter.
+    pub params: Params,
+    /// `[1 + L, D]`, fixed.
+    pos_embed: Tensor,
+    /// `[1 + L, E]`, fixed.
+    decoder_pos_embed: Tensor,
+    head: PixelHead,
+    decoder: Stack,
+    unshuffle: Unshuffle,
+    norm: Norm,
+    trunk: Trunk,
+}
+
+/// One batch on the device.
+pub struct MaeInput {
+    pixels: Tensor,
+    ids_keep: Tensor,
+    ids_restore: Tensor,
+}
+
+impl MaeInput {
+    /// pixels `[B, H, W, C]`, visible patches `[B, K]`, and `ids_restore` `[B, L]`: where each patch
+    /// stands among the shuffled ones, the visible first.
+    ///
+    /// # Errors
+    /// If lengths do not fit each other and the model, or the ids contradict each other.
+    pub fn from_host(
+        config: &MaeConfig,
+        pixels: &[u8],
+        ids_keep: &[u32],
+        ids_restore: &[u32],
+        device: &Device,
+    ) -> Result<Self> {
+        let ((height, width), channels) = (config.vit.image_size, config.vit.channels);
+        let patches = config.patches();
+        let batch = pixels.len() / (height * width * channels);
+        let keep = ids_keep.len() / batch.max(1);
+        let check = |what, expected: Vec<usize>, actual: usize| {
+            if expected.iter().product::<usize>() == actual && batch > 0 {
+                return Ok(());
+            }
+            Err(Error::Shape {
+                what,
+                expected,
+                actual: vec![actual],
+            })
+        };
+        check(
+            "pixels",
+            vec![batch.max(1), height, width, channels],
+            pixels.len(),
+        )?;
+        check("ids_keep", vec![batch, keep.max(1)], ids_keep.len())?;
+        check("ids_restore", vec![batch, patches], ids_restore.len())?;
+        for (kept, restore) in ids_keep
+            .chunks_exact(keep)
+            .zip(ids_restore.chunks_exact(patches))
+        {
+            let agree = kept.iter().enumerate().all(|(i, &id)| {
+                restore
+                    .get(id as usize)
+                    .is_some_and(|&place| place as usize == i)
+            });
+            let mut seen = vec![false; patches];
+            let permutes = restore.iter().all(|&place| {
+                seen.get_mut(place as usize)
+                    .is_some_and(|seen| !std::mem::replace(seen, true))
+            });
+            if !(agree && permutes) {
+                return Err(Error::Config(
+                    "ids_restore is no permutation that puts ids_keep first".into(),
+                ));
+            }
+        }
+        Ok(Self {
+            pixels: Tensor::from_slice(pixels, (batch, height, width, channels), device)?,
+            ids_keep: Tensor::from_slice(ids_keep, (batch, keep), device)?,
+            ids_restore: Tensor::from_slice(ids_restore, (batch, patches), device)?,
+        })
+    }
+
+    /// pixels `[B, H, W, C]` with every patch visible and in order: for features.
+    ///
+    /// # Errors
+    /// If the number of pixels does not fit the model.
+    pub fn all_visible(config: &MaeConfig, pixels: &[u8], device: &Device) -> Result<Self> {
+        let (height, width) = config.vit.image_size;
+        let batch = pixels.len() / (height * width * config.vit.channels);
+        let ids: Vec<u32> = (0..batch)
+            .flat_map(|_| 0..config.patches() as u32)
+            .collect();
+        Self::from_host(config, pixels, &ids, &ids, device)
+    }
+
+    /// Images in the batch.
+    pub fn batch(&self) -> usize {
+        self.pixels.dims()[0]
+    }
+
+    /// Visible patches of each image.
+    pub fn keep(&self) -> usize {
+        self.ids_keep.dims()[1]
+    }
+
+    /// Bytes `[B, H, W, C]`.
+    pub fn pixels(&self) -> &Tensor {
+        &self.pixels
+    }
+
+    /// `[B, K]`.
+    pub fn ids_keep(&self) -> &Tensor {
+        &self.ids_keep
+    }
+
+    /// `[B, L]`.
+    pub fn ids_restore(&self) -> &Tensor {
+        &self.ids_restore
+    }
+}
+
+/// Activations and scratch of the encoder for one batch shape.
+pub struct EncoderWorkspace {
+    batch: usize,
+    keep: usize,
+    trunk: TrunkWorkspace,
+    /// The encoder's output after its norm `[B, 1 + K, D]`.
+    latent: Tensor,
+    stats: Tensor,
+}
+
+/// Activations and scratch of the whole model for one batch shape.
+pub struct MaeWorkspace {
+    encoder: EncoderWorkspace,
+    /// The gradient of `latent`.
+    dlatent: Tensor,
+    unshuffle: UnshuffleWorkspace,
+    decoder: StackWorkspace,
+    head: PixelHeadWorkspace,
+}
+
+impl MaeWorkspace {
+    /// The last forward's loss: mean over the removed patches of the batch.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn loss(&self) -> Result<f32> {
+        Ok(reduce::mean(&self.head.errors)? as f32)
+    }
+
+    /// The last forward's loss of each image, `[B]`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn image_losses(&self) -> Result<Vec<f32>> {
+        let rows = self.head.errors.to_vec2::<f32>()?;
+        let mean =
+            |row: &Vec<f32>| row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64;
+        Ok(rows.iter().map(|row| mean(row) as f32).collect())
+    }
+
+    /// Images in the batch.
+    pub fn batch(&self) -> usize {
+        self.encoder.batch
+    }
+}
+
+impl Mae {
+    /// A model with the reference code's initial distribution.
+    ///
+    /// # Errors
+    /// If the configuration describes no model.
+    pub fn new(config: MaeConfig, device: &Device, seed: u64) -> Result<Self> {
+        config.validate()?;
+        let vit = &config.vit;
+        let decoder_hidden = crate::config::hidden(config.decoder_dim, vit.mlp_ratio);
+        let decoder_dims = (config.decoder_dim, config.decoder_heads, decoder_hidden);
+        let mut b = ParamsBuilder::default();
+        let head = PixelHead::new(&mut b, &config);
+        let decoder = Stack::new(
+            &mut b,
+            "decoder_blocks",
+            config.decoder_depth,
+            decoder_dims,
+            vit.norm_eps,
+        );
+        let unshuffle = Unshuffle::new(&mut b, vit.dim, config.decoder_dim);
+        let norm = Norm::new(&mut b, "norm", vit.dim, vit.norm_eps);
+        let trunk = Trunk::new(&mut b, vit);
+        let params = b.build(device, seed)?;
+        let positions = |dim: usize| {
+            Tensor::from_vec(
+                pos_embed::sin_cos(dim, vit.grid()),
+                (1 + vit.patches(), dim),
+                device,
+            )
+        };
+        let (pos_embed, decoder_pos_embed) = (positions(vit.dim)?, positions(config.decoder_dim)?);
+        Ok(Self {
+            config,
+            params,
+            pos_embed,
+            decoder_pos_embed,
+            head,
+            decoder,
+            unshuffle,
+            norm,
+            trunk,
+        })
+    }
+
+    /// The device that holds the parameters.
+    pub fn device(&self) -> &Device {
+        self.params.flat().device()
+    }
+
+    /// Plans everything that a step on `batch` images with `keep` visible patches needs.
+    ///
+    /// # Errors
+    /// If nothing would be visible or nothing removed, or the device has no room.
+    pub fn workspace(&self, batch: usize, keep: usize) -> Result<MaeWorkspace> {
+        let (config, device) = (&self.config, self.device());
+        let patches = config.patches();
+        if keep == 0 || keep >= patches {
+            return Err(Error::Config(format!(
+                "of {patches} patches {keep} would stay visible: at least one must, and at least \
+                 one must be removed; choose another mask ratio"
+            )));
+        }
+        let dims = BlockDims {
+            batch,
+            tokens: 1 + patches,
+            dim: config.decoder_dim,
+            heads: config.decoder_heads,
+            hidden: crate::config::hidden(config.decoder_dim, config.vit.mlp_ratio),
+        };
+        Ok(MaeWorkspace {
+            encoder: self.encoder_workspace(batch, keep)?,
+            dlatent: buffer((batch, 1 + keep, config.vit.dim), device)?,
+            unshuffle: UnshuffleWorkspace::new(batch, 1 + keep, config.decoder_dim, device)?,
+            decoder: StackWorkspace::new(dims, config.decoder_depth, device)?,
+            head: PixelHeadWorkspace::new(config, batch, patches - keep, device)?,
+        })
+    }
+
+    /// Plans what [`Mae::encode`] needs.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn encoder_workspace(&self, batch: usize, keep: usize) -> Result<EncoderWorkspace> {
+        let (vit, device) = (&self.config.vit, self.device());
+        if batch == 0 {
+            return Err(Error::Config("a batch needs at least one image".into()));
+        }
+        Ok(EncoderWorkspace {
+            batch,
+            keep,
+            trunk: TrunkWorkspace::new(vit, batch, keep, device)?,
+            latent: buffer((batch, 1 + keep, vit.dim), device)?,
+            stats: buffer((batch, 1 + keep, 2), device)?,
+        })
+    }
+
+    /// The forward pass, loss included ([`MaeWorkspace::loss`]).
+    ///
+    /// # Errors
+    /// If the input does not fit the workspace.
+    pub fn forward(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
+        self.decode(input, w)?;
+        let targets = (&input.pixels, &input.ids_restore);
+        self.head.forward(
+            &self.params,
+            &self.config,
+            w.decoder.output(),
+            targets,
+            &w.head,
+        )
+    }
+
+    /// Adds the gradients of `scale` times the loss of the last [`Mae::forward`] to `grads`, a flat
+    /// tensor as [`Params::zeros_like_flat`] makes it. Once for each forward.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn backward(
+        &self,
+        input: &MaeInput,
+        w: &mut MaeWorkspace,
+        grads: &Tensor,
+        scale: f32,
+    ) -> Result<()> {
+        let (params, ids_restore, encoder) = (&self.params, &input.ids_restore, &w.encoder);
+        self.head.backward(
+            params,
+            grads,
+            ids_restore,
+            &w.head,
+            scale,
+            &w.decoder.gradient,
+        )?;
+        self.decoder.backward(params, grads, &w.decoder)?;
+        let saved = (&encoder.latent, ids_restore);
+        let dx = &w.decoder.gradient;
+        self.unshuffle
+            .backward(params, grads, saved, &w.unshuffle, dx, &w.dlatent)?;
+        let (stream, d) = (encoder.trunk.output(), encoder.trunk.gradient());
+        reduce::fill(d, 0.0)?;
+        self.norm
+            .backward(params, grads, (stream, &encoder.stats), &w.dlatent, d)?;
+        self.trunk.backward(params, grads, &encoder.trunk)
+    }
+
+    /// Predicts every patch, visible ones too: `[B, L, P·P·C]` in (row, column, channel) order, in
+    /// the target's space (see [`crate::ops::masked_loss::Target`]).
+    ///
+    /// # Errors
+    /// If the input does not fit the workspace.
+    pub fn predict(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<Vec<f32>> {
+        self.decode(input, w)?;
+        let all = self.head.predict_all(&self.params, w.decoder.output())?;
+        Ok(all.flatten_all()?.to_vec1()?)
+    }
+
+    /// The encoder's output after its norm, `[B, 1 + K, D]`, the class token first.
+    ///
+    /// # Errors
+    /// If the input does not fit the workspace.
+    pub fn encode<'w>(&self, input: &MaeInput, w: &'w mut EncoderWorkspace) -> Result<&'w Tensor> {
+        let (expected, actual) = (vec![w.batch, w.keep], vec![input.batch(), input.keep()]);
+        if expected != actual {
+            let what = "the batch (images, visible patches) against its workspace";
+            return Err(Error::Shape {
+                what,
+                expected,
+                actual,
+            });
+        }
+        let trunk_input = (&input.pixels, &input.ids_keep);
+        self.trunk
+            .forward(&self.params, trunk_input, &self.pos_embed, &w.trunk)?;
+        self.norm
+            .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)?;
+        Ok(&w.latent)
+    }
+
+    fn decode(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
+        let latent = self.encode(input, &mut w.encoder)?;
+        let positions = &self.decoder_pos_embed;
+        let (ids, x) = (&input.ids_restore, w.decoder.input());
+        self.unshuffle
+            .forward(&self.params, latent, ids, positions, &w.unshuffle, x)?;
+        self.decoder.forward(&self.params, &w.decoder)
+    }
+
+    /// Every weight under the reference code's name, the fixed position embeddings included.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn state_dict(&self) -> Result<StateDict> {
+        let mut state = names::save(&self.params)?;
+        for (name, tensor) in self.buffers() {
+            let (rows, dim) = tensor.dims2()?;
+            let data = tensor.flatten_all()?.to_vec1()?;
+            state.insert(
+                name.into(),
+                StateTensor {
+                    shape: vec![1, rows, dim],
+                    data,
+                },
+            );
+        }
+        Ok(state)
+    }
+
+    /// Takes weights under the reference code's names, the position embeddings included.
+    ///
+    /// # Errors
+    /// Names what is missing, unexpected or of another shape; then nothing has changed.
+    pub fn load_state_dict(&self, state: &StateDict) -> Result<()> {
+        let shapes = self
+            .buffers()
+            .map(|(name, tensor)| (name, [&[1], tensor.dims()].concat()));
+        names::load(&self.params, state, &shapes)?;
+        for (name, tensor) in self.buffers() {
+            let flat = tensor.flatten_all()?;
+            write_range(&flat, 0..flat.elem_count(), &state[name].data)?;
+        }
+        Ok(())
+    }
+
+    fn buffers(&self) -> [(&'static str, &Tensor); 2] {
+        [
+            ("pos_embed", &self.pos_embed),
+            ("decoder_pos_embed", &self.decoder_pos_embed),
+        ]
+    }
+}

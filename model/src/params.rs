@@ -1,0 +1,179 @@
+//! A model's parameters: one flat `f32` tensor, named views into it, and the table that gives each
+//! range its name, shape and treatment.
+//!
+//! Parameters stand in the order in which the backward finishes their gradients (head first,
+//! embedding last), so that ranges of the flat gradient are ready one after another. Each begins at
+//! a multiple of 256 bytes; the gaps stay zero.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::init::Init;
+use crate::ops::reduce;
+use crate::{Error, Result};
+
+/// Numbers between possible beginnings of parameters (256 bytes).
+const ALIGN: usize = 64;
+
+/// One parameter's place in the flat tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamSpec {
+    /// The reference code's name.
+    pub name: String,
+    /// The reference code's shape.
+    pub shape: Vec<usize>,
+    /// First number in the flat tensors.
+    pub offset: usize,
+    /// Numbers.
+    pub len: usize,
+    /// Whether weight decay applies: everything but 1-D parameters, as the reference's
+    /// `add_weight_decay` (the class and mask token have three dimensions there and so decay).
+    pub decay: bool,
+    pub(crate) init: Init,
+}
+
+impl ParamSpec {
+    /// The parameter's range of the flat tensors.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
+}
+
+/// Which parameter, in table order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParamId(usize);
+
+/// Collects a model's parameters.
+#[derive(Default)]
+pub(crate) struct ParamsBuilder {
+    specs: Vec<ParamSpec>,
+    end: usize,
+}
+
+impl ParamsBuilder {
+    pub(crate) fn add(&mut self, name: String, shape: &[usize], init: Init) -> ParamId {
+        let len = shape.iter().product();
+        let spec = ParamSpec {
+            name,
+            shape: shape.to_vec(),
+            offset: self.end,
+            len,
+            decay: shape.len() > 1,
+            init,
+        };
+        self.end += len.next_multiple_of(ALIGN);
+        self.specs.push(spec);
+        ParamId(self.specs.len() - 1)
+    }
+
+    /// Allocates and initialises.
+    pub(crate) fn build(self, device: &Device, seed: u64) -> Result<Params> {
+        let mut numbers = vec![0f32; self.end];
+        for (stream, spec) in self.specs.iter().enumerate() {
+            spec.init
+                .fill(seed, stream as u64, &spec.shape, &mut numbers[spec.range()]);
+        }
+        let flat = Tensor::from_vec(numbers, self.end, device)?;
+        let views = self
+            .specs
+            .iter()
+            .map(|spec| {
+                let view = flat.narrow(0, spec.offset, spec.len)?;
+                // Products see a convolution's weight [D, C, P, P] as the matrix [D, C·P·P].
+                match spec.shape.len() {
+                    1 => Ok(view),
+                    _ => view.reshape((spec.shape[0], spec.len / spec.shape[0])),
+                }
+            })
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(Params {
+            specs: self.specs,
+            flat,
+            views,
+        })
+    }
+}
+
+/// See the [module](self).
+pub struct Params {
+    specs: Vec<ParamSpec>,
+    flat: Tensor,
+    views: Vec<Tensor>,
+}
+
+impl Params {
+    /// The table, in the order of the flat tensors.
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    /// Every parameter and gap, `[flat_len]`.
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// Numbers of the flat tensor, gaps included.
+    pub fn flat_len(&self) -> usize {
+        self.flat.elem_count()
+    }
+
+    /// Trainable numbers, without gaps.
+    pub fn count(&self) -> usize {
+        self.specs.iter().map(|spec| spec.len).sum()
+    }
+
+    /// A parameter as the operations see it: 1-D, or a matrix `[shape[0], rest]`.
+    pub fn view(&self, id: ParamId) -> &Tensor {
+        &self.views[id.0]
+    }
+
+    /// A parameter's range of the flat tensors.
+    pub fn range(&self, id: ParamId) -> Range<usize> {
+        self.specs[id.0].range()
+    }
+
+    /// A zeroed flat tensor of the same layout: for gradients and optimiser state.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn zeros_like_flat(&self) -> Result<Tensor> {
+        let zeros = Tensor::zeros(self.flat_len(), DType::F32, self.flat.device())?;
+        // Touch every page now, not in the first step.
+        reduce::fill(&zeros, 0.0)?;
+        Ok(zeros)
+    }
+
+    /// A copy of the flat tensor on the host, gaps included.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        Ok(self.flat.to_vec1()?)
+    }
+
+    /// Overwrites one parameter.
+    ///
+    /// # Errors
+    /// If the length differs from the parameter's.
+    pub(crate) fn set(&self, index: usize, numbers: &[f32]) -> Result<()> {
+        write_range(&self.flat, self.specs[index].range(), numbers)
+    }
+}
+
+/// Overwrites a range of a flat tensor with numbers from the host: parameters, moments.
+///
+/// # Errors
+/// If the lengths differ.
+pub fn write_range(flat: &Tensor, range: Range<usize>, numbers: &[f32]) -> Result<()> {
+    if range.len() != numbers.len() || range.end > flat.elem_count() {
+        return Err(Error::Shape {
+            what: "numbers for a range of a flat tensor",
+            expected: vec![range.len()],
+            actual: vec![numbers.len()],
+        });
+    }
+    let source = Tensor::from_slice(numbers, numbers.len(), flat.device())?;
+    flat.slice_set(&source, 0, range.start)?;
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! From bytes to the encoder's sequence: visible patches only, projected, with positions added and
+//! the class token in front.
+
+use candle_core::{Device, Tensor};
+
+use super::{Linear, buffer};
+use crate::Result;
+use crate::config::VitConfig;
+use crate::init::Init;
+use crate::ops::{patchify, tokens};
+use crate::params::{ParamId, Params, ParamsBuilder};
+
+/// The embedding's parameters.
+#[derive(Debug, Clone)]
+pub(crate) struct Embed {
+    config: VitConfig,
+    proj: Linear,
+    class_token: ParamId,
+}
+
+/// Patches `[B, K, C·P·P]` and their embeddings `[B, K, D]` (in the backward: the gradient).
+pub(crate) struct EmbedWorkspace {
+    patches: Tensor,
+    embedded: Tensor,
+}
+
+impl EmbedWorkspace {
+    pub(crate) fn new(
+        config: &VitConfig,
+        batch: usize,
+        keep: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        Ok(Self {
+            patches: buffer((batch, keep, config.patch_len()), device)?,
+            embedded: buffer((batch, keep, config.dim), device)?,
+        })
+    }
+}
+
+impl Embed {
+    pub(crate) fn new(b: &mut ParamsBuilder, config: &VitConfig) -> Self {
+        let shape = [
+            config.dim,
+            config.channels,
+            config.patch_size,
+            config.patch_size,
+        ];
+        // The reference leaves the bias as the convolution's default.
+        let bound = 1.0 / (config.patch_len() as f32).sqrt();
+        let (weight, bias) = (Init::XavierUniform, Init::Uniform(bound));
+        Self {
+            config: config.clone(),
+            proj: Linear::with_init(b, "patch_embed.proj", &shape, weight, bias),
+            class_token: b.add("cls_token".into(), &[1, 1, config.dim], Init::Normal(0.02)),
+        }
+    }
+
+    /// Bytes `[B, H, W, C]`, patches to take `[B, K]`, positions `[1 + L, D]` → x `[B, 1 + K, D]`.
+    pub(crate) fn forward(
+        &self,
+        params: &Params,
+        (pixels, ids): (&Tensor, &Tensor),
+        positions: &Tensor,
+        w: &EmbedWorkspace,
+        x: &Tensor,
+    ) -> Result<()> {
+        patchify::forward(&self.config, pixels, ids, &w.patches)?;
+        self.proj.forward(params, &w.patches, None, &w.embedded)?;
+        tokens::embed_forward(
+            &w.embedded,
+            ids,
+            params.view(self.class_token),
+            positions,
+            x,
+        )
+    }
+
+    /// Takes the gradient of x `[B, 1 + K, D]`; nothing lies further back.
+    pub(crate) fn backward(
+        &self,
+        params: &Params,
+        grads: &Tensor,
+        w: &EmbedWorkspace,
+        dx: &Tensor,
+    ) -> Result<()> {
+        tokens::embed_backward(dx, &w.embedded, grads, params.range(self.class_token))?;
+        self.proj
+            .backward_params(params, grads, &w.patches, &w.embedded)
+    }
+}

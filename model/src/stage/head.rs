@@ -1,0 +1,214 @@
+//! The two ends of a model: MAE's prediction of removed patches with its loss, and a classifier's
+//! pooling, norm and linear layer with cross-entropy.
+
+use candle_core::{Device, Tensor};
+
+use super::{Linear, Norm, buffer};
+use crate::Result;
+use crate::config::{MaeConfig, Pooling, VitConfig};
+use crate::init::Init;
+use crate::ops::{cross_entropy, masked_loss, pool, reduce, tokens};
+use crate::params::{Params, ParamsBuilder};
+
+/// Norm and projection to pixels, for removed patches only.
+#[derive(Debug, Clone)]
+pub(crate) struct PixelHead {
+    pred: Linear,
+    norm: Norm,
+    len: usize,
+}
+
+/// Buffers of [`PixelHead`]; `R` is the number of removed patches.
+pub(crate) struct PixelHeadWorkspace {
+    /// The decoder's removed rows `[B, R, E]`.
+    removed: Tensor,
+    normed: Tensor,
+    stats: Tensor,
+    dnormed: Tensor,
+    dremoved: Tensor,
+    /// `[B, R, P·P·C]`: the prediction, then its gradient.
+    prediction: Tensor,
+    /// Mean squared error of each removed patch `[B, R]`.
+    pub(crate) errors: Tensor,
+}
+
+impl PixelHeadWorkspace {
+    pub(crate) fn new(
+        config: &MaeConfig,
+        batch: usize,
+        removed: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let plan = |width: usize| buffer((batch, removed, width), device);
+        Ok(Self {
+            removed: plan(config.decoder_dim)?,
+            normed: plan(config.decoder_dim)?,
+            stats: plan(2)?,
+            dnormed: plan(config.decoder_dim)?,
+            dremoved: plan(config.decoder_dim)?,
+            prediction: plan(config.vit.patch_len())?,
+            errors: buffer((batch, removed), device)?,
+        })
+    }
+}
+
+impl PixelHead {
+    pub(crate) fn new(b: &mut ParamsBuilder, config: &MaeConfig) -> Self {
+        let len = config.vit.patch_len();
+        Self {
+            pred: Linear::new(b, "decoder_pred", len, config.decoder_dim),
+            norm: Norm::new(b, "decoder_norm", config.decoder_dim, config.vit.norm_eps),
+            len,
+        }
+    }
+
+    /// The decoder's output `[B, 1 + L, E]` → errors and, in place of the prediction, its gradient.
+    pub(crate) fn forward(
+        &self,
+        params: &Params,
+        config: &MaeConfig,
+        x: &Tensor,
+        (pixels, ids_restore): (&Tensor, &Tensor),
+        w: &PixelHeadWorkspace,
+    ) -> Result<()> {
+        tokens::removed_forward(x, ids_restore, &w.removed)?;
+        self.norm.forward(params, &w.removed, &w.normed, &w.stats)?;
+        self.pred.forward(params, &w.normed, None, &w.prediction)?;
+        masked_loss::forward_backward(config, pixels, ids_restore, &w.prediction, &w.errors)
+    }
+
+    /// Overwrites `dx` with the gradient of the decoder's output, the loss weighted by `scale`.
+    pub(crate) fn backward(
+        &self,
+        params: &Params,
+        grads: &Tensor,
+        ids_restore: &Tensor,
+        w: &PixelHeadWorkspace,
+        scale: f32,
+        dx: &Tensor,
+    ) -> Result<()> {
+        if scale != 1.0 {
+            reduce::scale(&w.prediction, scale)?;
+        }
+        self.pred
+            .backward_params(params, grads, &w.normed, &w.prediction)?;
+        self.pred
+            .backward_input(params, &w.prediction, &w.dnormed)?;
+        reduce::fill(&w.dremoved, 0.0)?;
+        self.norm.backward(
+            params,
+            grads,
+            (&w.removed, &w.stats),
+            &w.dnormed,
+            &w.dremoved,
+        )?;
+        tokens::removed_backward(&w.dremoved, ids_restore, dx)
+    }
+
+    /// The prediction for every patch, visible ones too: `[B, L, P·P·C]`, for pictures.
+    pub(crate) fn predict_all(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, dim) = x.dims3()?;
+        let device = x.device();
+        let normed = buffer((batch, tokens, dim), device)?;
+        let stats = buffer((batch, tokens, 2), device)?;
+        let all = buffer((batch, tokens, self.len), device)?;
+        self.norm.forward(params, x, &normed, &stats)?;
+        self.pred.forward(params, &normed, None, &all)?;
+        Ok(all.narrow(1, 1, tokens - 1)?)
+    }
+}
+
+/// Pooling, norm and a linear layer over classes.
+#[derive(Debug, Clone)]
+pub(crate) struct ClassHead {
+    pooling: Pooling,
+    linear: Linear,
+    norm: Norm,
+}
+
+/// Buffers of [`ClassHead`].
+pub(crate) struct ClassHeadWorkspace {
+    pooled: Tensor,
+    normed: Tensor,
+    stats: Tensor,
+    dnormed: Tensor,
+    dpooled: Tensor,
+    /// `[B, classes]`; after [`ClassHead::loss`] their gradient.
+    pub(crate) logits: Tensor,
+    /// `[B]`.
+    pub(crate) losses: Tensor,
+}
+
+impl ClassHeadWorkspace {
+    pub(crate) fn new(dim: usize, batch: usize, classes: usize, device: &Device) -> Result<Self> {
+        let plan = |width: usize| buffer((batch, width), device);
+        Ok(Self {
+            pooled: plan(dim)?,
+            normed: plan(dim)?,
+            stats: plan(2)?,
+            dnormed: plan(dim)?,
+            dpooled: plan(dim)?,
+            logits: plan(classes)?,
+            losses: buffer(batch, device)?,
+        })
+    }
+}
+
+impl ClassHead {
+    pub(crate) fn new(
+        b: &mut ParamsBuilder,
+        config: &VitConfig,
+        classes: usize,
+        pooling: Pooling,
+    ) -> Self {
+        let norm = match pooling {
+            Pooling::Token => "norm",
+            Pooling::Avg => "fc_norm",
+        };
+        let shape = [classes, config.dim];
+        Self {
+            pooling,
+            // The reference's fine-tuning starts the head at almost nothing.
+            linear: Linear::with_init(b, "head", &shape, Init::Normal(2e-5), Init::Zeros),
+            norm: Norm::new(b, norm, config.dim, config.norm_eps),
+        }
+    }
+
+    /// x `[B, 1 + L, D]` → logits.
+    pub(crate) fn forward(
+        &self,
+        params: &Params,
+        x: &Tensor,
+        w: &ClassHeadWorkspace,
+    ) -> Result<()> {
+        pool::forward(self.pooling, x, &w.pooled)?;
+        self.norm.forward(params, &w.pooled, &w.normed, &w.stats)?;
+        self.linear.forward(params, &w.normed, None, &w.logits)
+    }
+
+    /// Losses against `targets` `[B, classes]`; the logits become their gradient.
+    pub(crate) fn loss(&self, targets: &Tensor, w: &ClassHeadWorkspace) -> Result<()> {
+        cross_entropy::forward_backward(&w.logits, targets, &w.losses)
+    }
+
+    /// Overwrites `dx` `[B, 1 + L, D]`, the loss weighted by `scale`.
+    pub(crate) fn backward(
+        &self,
+        params: &Params,
+        grads: &Tensor,
+        w: &ClassHeadWorkspace,
+        scale: f32,
+        dx: &Tensor,
+    ) -> Result<()> {
+        if scale != 1.0 {
+            reduce::scale(&w.logits, scale)?;
+        }
+        self.linear
+            .backward_params(params, grads, &w.normed, &w.logits)?;
+        self.linear.backward_input(params, &w.logits, &w.dnormed)?;
+        reduce::fill(&w.dpooled, 0.0)?;
+        self.norm
+            .backward(params, grads, (&w.pooled, &w.stats), &w.dnormed, &w.dpooled)?;
+        pool::backward(self.pooling, &w.dpooled, dx)
+    }
+}

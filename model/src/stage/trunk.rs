@@ -1,0 +1,88 @@
+//! What MAE's encoder and the plain classifier share: the embedding and the blocks, up to the last
+//! residual stream.
+
+use candle_core::{Device, Tensor};
+
+use super::block::{BlockDims, Stack, StackWorkspace};
+use super::embed::{Embed, EmbedWorkspace};
+use crate::Result;
+use crate::config::VitConfig;
+use crate::params::{Params, ParamsBuilder};
+
+/// Embedding and blocks.
+#[derive(Debug, Clone)]
+pub(crate) struct Trunk {
+    blocks: Stack,
+    embed: Embed,
+}
+
+/// Activations of the trunk for one batch shape.
+pub(crate) struct TrunkWorkspace {
+    embed: EmbedWorkspace,
+    blocks: StackWorkspace,
+}
+
+impl TrunkWorkspace {
+    pub(crate) fn new(
+        config: &VitConfig,
+        batch: usize,
+        keep: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let dims = BlockDims {
+            batch,
+            tokens: 1 + keep,
+            dim: config.dim,
+            heads: config.heads,
+            hidden: config.hidden(),
+        };
+        Ok(Self {
+            embed: EmbedWorkspace::new(config, batch, keep, device)?,
+            blocks: StackWorkspace::new(dims, config.depth, device)?,
+        })
+    }
+
+    /// The last residual stream `[B, 1 + K, D]`.
+    pub(crate) fn output(&self) -> &Tensor {
+        self.blocks.output()
+    }
+
+    /// Where the backward expects the gradient of [`TrunkWorkspace::output`]; afterwards the
+    /// gradient of the embedded sequence.
+    pub(crate) fn gradient(&self) -> &Tensor {
+        &self.blocks.gradient
+    }
+}
+
+impl Trunk {
+    pub(crate) fn new(b: &mut ParamsBuilder, config: &VitConfig) -> Self {
+        let dims = (config.dim, config.heads, config.hidden());
+        Self {
+            blocks: Stack::new(b, "blocks", config.depth, dims, config.norm_eps),
+            embed: Embed::new(b, config),
+        }
+    }
+
+    pub(crate) fn forward(
+        &self,
+        params: &Params,
+        input: (&Tensor, &Tensor),
+        positions: &Tensor,
+        w: &TrunkWorkspace,
+    ) -> Result<()> {
+        self.embed
+            .forward(params, input, positions, &w.embed, w.blocks.input())?;
+        self.blocks.forward(params, &w.blocks)
+    }
+
+    pub(crate) fn backward(
+        &self,
+        params: &Params,
+        grads: &Tensor,
+        w: &TrunkWorkspace,
+    ) -> Result<()> {
+        self.blocks.backward(params, grads, &w.blocks)?;
+        self.embed
+            .backward(params, grads, &w.embed, &w.blocks.gradient)
+    }
+}

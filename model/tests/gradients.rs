@@ -1,0 +1,209 @@
+//! Every gradient of every kind of model against candle's autograd on the plain model.
+
+#![cfg(feature = "reference")]
+
+use candle_core::{Device, Tensor};
+use mae_model::reference::PlainModel;
+use mae_model::{
+    Mae, MaeConfig, MaeInput, Params, Pooling, StateDict, VitClassifier, VitConfig, VitInput,
+};
+
+fn vit(image_size: (usize, usize), channels: usize) -> VitConfig {
+    VitConfig {
+        image_size,
+        patch_size: 4,
+        channels,
+        dim: 24,
+        depth: 2,
+        heads: 3,
+        mlp_ratio: 4.0,
+        norm_eps: 1e-6,
+        mean: vec![0.45; channels],
+        std: vec![0.25; channels],
+    }
+}
+
+/// A small deterministic generator.
+fn numbers(n: usize, mut state: u64) -> impl Iterator<Item = u64> {
+    std::iter::repeat_with(move || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        state >> 33
+    })
+    .take(n)
+}
+
+/// Weights large enough that every path carries a gradient, biases and norms off their defaults.
+fn disturb(mut state: StateDict) -> StateDict {
+    for (seed, (name, tensor)) in state.iter_mut().enumerate() {
+        if name.ends_with("pos_embed") && tensor.data.iter().any(|&x| x == 1.0) {
+            continue;
+        }
+        let noise = numbers(tensor.data.len(), seed as u64 + 1);
+        for (x, noise) in tensor.data.iter_mut().zip(noise) {
+            *x += 0.2 * (noise as f32 / (1u64 << 31) as f32 - 0.5);
+        }
+    }
+    state
+}
+
+fn masks(batch: usize, patches: usize, keep: usize) -> (Vec<u32>, Vec<u32>) {
+    let (mut kept, mut restore) = (vec![], vec![]);
+    for image in 0..batch {
+        let mut order: Vec<u32> = (0..patches as u32).collect();
+        for (i, r) in numbers(patches, image as u64 + 77).enumerate() {
+            order.swap(i, i + r as usize % (patches - i));
+        }
+        kept.extend(&order[..keep]);
+        let mut inverse = vec![0; patches];
+        order
+            .iter()
+            .enumerate()
+            .for_each(|(place, &id)| inverse[id as usize] = place as u32);
+        restore.extend(inverse);
+    }
+    (kept, restore)
+}
+
+fn bytes(n: usize) -> Vec<u8> {
+    numbers(n, 5).map(|x| x as u8).collect()
+}
+
+/// Compares by the tensor's norm; the K third of a qkv bias has no gradient and is compared
+/// absolutely.
+fn compare(params: &Params, grads: &[f32], plain: &PlainModel, loss: &Tensor) {
+    let mut expected = plain.gradients(loss).unwrap();
+    for spec in params.specs() {
+        let actual = &grads[spec.range()];
+        let exact = expected
+            .remove(&spec.name)
+            .unwrap()
+            .unwrap_or_else(|| panic!("candle recorded no gradient for {}", spec.name));
+        assert!(
+            actual.iter().all(|x| x.is_finite()),
+            "{} is not finite",
+            spec.name
+        );
+        let norm =
+            |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let size = norm(&mut exact.iter().copied());
+        let error = norm(&mut actual.iter().zip(&exact).map(|(a, b)| a - b));
+        assert!(size > 1e-6, "{} has no gradient ({size})", spec.name);
+        assert!(
+            error <= 1e-4 * size,
+            "{}: error {error} of {size}",
+            spec.name
+        );
+        let nonzero = actual.iter().filter(|&&x| x != 0.0).count();
+        let parts = if spec.name.ends_with("qkv.bias") {
+            actual.len() * 2 / 3
+        } else {
+            actual.len()
+        };
+        assert!(
+            nonzero >= parts / 2,
+            "{}: {nonzero} of {} non-zero",
+            spec.name,
+            actual.len()
+        );
+    }
+}
+
+fn check_mae(image_size: (usize, usize), channels: usize, keep: usize, norm_pix_loss: bool) {
+    let config = MaeConfig {
+        vit: vit(image_size, channels),
+        decoder_dim: 16,
+        decoder_depth: 2,
+        decoder_heads: 2,
+        norm_pix_loss,
+    };
+    let batch = 3;
+    let device = Device::Cpu;
+    let mae = Mae::new(config, &device, 1).unwrap();
+    let state = disturb(mae.state_dict().unwrap());
+    mae.load_state_dict(&state).unwrap();
+    assert_eq!(mae.state_dict().unwrap(), state);
+
+    let pixels = bytes(batch * image_size.0 * image_size.1 * channels);
+    let (kept, restore) = masks(batch, mae.config.patches(), keep);
+    let input = MaeInput::from_host(&mae.config, &pixels, &kept, &restore, &device).unwrap();
+    let plain = PlainModel::new(&state, &["pos_embed", "decoder_pos_embed"]).unwrap();
+    let loss = plain.mae_loss(&mae.config, &input).unwrap();
+
+    let mut w = mae.workspace(batch, keep).unwrap();
+    let grads = mae.params.zeros_like_flat().unwrap();
+    mae.forward(&input, &mut w).unwrap();
+    let exact = loss.to_scalar::<f32>().unwrap();
+    assert!(
+        (w.loss().unwrap() / exact - 1.0).abs() < 1e-5,
+        "{} {exact}",
+        w.loss().unwrap()
+    );
+    let image_losses = w.image_losses().unwrap();
+    let mean = image_losses.iter().sum::<f32>() / batch as f32;
+    assert!((mean / exact - 1.0).abs() < 1e-5);
+    mae.backward(&input, &mut w, &grads, 1.0).unwrap();
+    compare(&mae.params, &grads.to_vec1().unwrap(), &plain, &loss);
+
+    // Half the loss twice adds up to the same gradient.
+    let halves = mae.params.zeros_like_flat().unwrap();
+    for _ in 0..2 {
+        mae.forward(&input, &mut w).unwrap();
+        mae.backward(&input, &mut w, &halves, 0.5).unwrap();
+    }
+    compare(&mae.params, &halves.to_vec1().unwrap(), &plain, &loss);
+}
+
+#[test]
+fn mae_square() {
+    check_mae((16, 16), 3, 4, false);
+}
+
+#[test]
+fn mae_norm_pix_not_square_four_channels() {
+    check_mae((8, 20), 4, 3, true);
+}
+
+#[test]
+fn mae_one_visible_and_all_but_one() {
+    check_mae((12, 12), 1, 1, false);
+    check_mae((12, 12), 1, 8, true);
+}
+
+fn check_vit(pooling: Pooling) {
+    let (config, classes, batch, device) = (vit((16, 12), 3), 5, 3, Device::Cpu);
+    let vit = VitClassifier::new(config, classes, pooling, &device, 2).unwrap();
+    let state = disturb(vit.state_dict().unwrap());
+    vit.load_state_dict(&state).unwrap();
+    let pixels = bytes(batch * 16 * 12 * 3);
+    let targets: Vec<f32> = (0..batch)
+        .flat_map(|i| (0..classes).map(move |j| if i == j { 0.92 } else { 0.02 }))
+        .collect();
+    let input = VitInput::from_host(&vit, &pixels, &targets, &device).unwrap();
+
+    let plain = PlainModel::new(&state, &[]).unwrap();
+    let pixels = Tensor::from_vec(pixels, (batch, 16, 12, 3), &device).unwrap();
+    let targets = Tensor::from_vec(targets, (batch, classes), &device).unwrap();
+    let loss = plain
+        .vit_loss(&vit.config, pooling, &pixels, &targets)
+        .unwrap();
+
+    let mut w = vit.workspace(batch).unwrap();
+    let grads = vit.params.zeros_like_flat().unwrap();
+    vit.forward(&input, &mut w).unwrap();
+    let exact = loss.to_scalar::<f32>().unwrap();
+    assert!((w.loss().unwrap() / exact - 1.0).abs() < 1e-5);
+    vit.backward(&mut w, &grads, 1.0).unwrap();
+    compare(&vit.params, &grads.to_vec1().unwrap(), &plain, &loss);
+}
+
+#[test]
+fn vit_with_class_token() {
+    check_vit(Pooling::Token);
+}
+
+#[test]
+fn vit_with_global_pool() {
+    check_vit(Pooling::Avg);
+}
