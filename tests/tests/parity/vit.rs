@@ -1,0 +1,101 @@
+//! The classifier against timm.
+
+use candle_core::Device;
+use mae_model::{Pooling, VitClassifier, VitInput};
+
+use crate::compare::{all_learn, close, gradient_close};
+use crate::golden::{Golden, number};
+
+struct Case {
+    golden: Golden,
+    vit: VitClassifier,
+    input: VitInput,
+    batch: usize,
+}
+
+impl Case {
+    fn open(name: &str, pooling: Pooling) -> Self {
+        let golden = Golden::open(name);
+        let classes = number(&golden.facts["model"]["classes"]);
+        let vit =
+            VitClassifier::new(golden.vit_config(), classes, pooling, &Device::Cpu, 0).unwrap();
+        let labels = golden.u32s("labels");
+        let mut targets = vec![0f32; labels.len() * classes];
+        for (row, &label) in targets.chunks_exact_mut(classes).zip(&labels) {
+            row[label as usize] = 1.0;
+        }
+        let input =
+            VitInput::from_host(&vit, &golden.u8s("pixels"), &targets, &Device::Cpu).unwrap();
+        Self {
+            golden,
+            vit,
+            input,
+            batch: labels.len(),
+        }
+    }
+
+    fn loaded(self) -> Self {
+        self.vit.load_state_dict(&self.golden.weights()).unwrap();
+        self
+    }
+
+    /// Loss and flat gradient.
+    fn step(&self) -> (f32, Vec<f32>) {
+        let mut workspace = self.vit.workspace(self.batch).unwrap();
+        let grads = self.vit.params.zeros_like_flat().unwrap();
+        self.vit.forward(&self.input, &mut workspace).unwrap();
+        let loss = workspace.loss().unwrap();
+        self.vit.backward(&mut workspace, &grads, 1.0).unwrap();
+        (loss, grads.to_vec1().unwrap())
+    }
+}
+
+fn each_case(check: impl Fn(&str, Case)) {
+    check("vit_token", Case::open("vit_token", Pooling::Token));
+    check("vit_avg", Case::open("vit_avg", Pooling::Avg));
+}
+
+#[test]
+fn logits_and_loss_agree() {
+    each_case(|name, case| {
+        let case = case.loaded();
+        let mut workspace = case.vit.workspace(case.batch).unwrap();
+        let logits = case.vit.logits(&case.input, &mut workspace).unwrap();
+        close(&logits, &case.golden.f32s("logits"), 1e-4).unwrap_or_else(|e| panic!("{name}: {e}"));
+        close(&[case.step().0], &case.golden.f32s("loss"), 1e-5)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    });
+}
+
+#[test]
+fn every_gradient_agrees() {
+    each_case(|name, case| {
+        let case = case.loaded();
+        let (_, grads) = case.step();
+        let mut own: Vec<&str> = case
+            .vit
+            .params
+            .specs()
+            .iter()
+            .map(|spec| spec.name.as_str())
+            .collect();
+        own.sort_unstable();
+        assert_eq!(
+            own,
+            case.golden.names("grads."),
+            "{name}: the trainable parameters"
+        );
+        for spec in case.vit.params.specs() {
+            let expected = case.golden.f32s(&format!("grads.{}", spec.name));
+            gradient_close(&spec.name, &grads[spec.range()], &expected, 1e-4)
+                .unwrap_or_else(|e| panic!("{name}: {}: {e}", spec.name));
+        }
+    });
+}
+
+#[test]
+fn every_parameter_of_a_fresh_model_learns() {
+    each_case(|name, case| {
+        all_learn(&case.vit.params, &case.step().1).unwrap_or_else(|e| panic!("{name}: {e}"));
+    });
+}
