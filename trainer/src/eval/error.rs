@@ -1,0 +1,67 @@
+//! Why an evaluation could not be made.
+
+/// An evaluation's error; each says what to do about it where that is known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// A set of features without a single row.
+    #[error("the {set} set is empty: there is nothing to {verb}")]
+    Empty {
+        /// Which set: "train" or "test".
+        set: &'static str,
+        /// What was to be done with it.
+        verb: &'static str,
+    },
+    /// Rows, columns and labels do not fit together.
+    #[error("a feature matrix of {values} values and {labels} labels cannot have {dim} columns")]
+    Shape {
+        /// Number of values.
+        values: usize,
+        /// Number of labels.
+        labels: usize,
+        /// Number of columns asked for.
+        dim: usize,
+    },
+    /// Train and test features of different width.
+    #[error(
+        "the train features have {train} columns and the test features {test}: both must come from the same encoder"
+    )]
+    Width {
+        /// Columns of the train features.
+        train: usize,
+        /// Columns of the test features.
+        test: usize,
+    },
+    /// A value that is not a finite number.
+    #[error(
+        "feature {column} of sample {row} of the {set} set is not finite: the weights have diverged; evaluate an earlier checkpoint"
+    )]
+    NotFinite {
+        /// Which set.
+        set: &'static str,
+        /// Row in the matrix.
+        row: usize,
+        /// Column in the matrix.
+        column: usize,
+    },
+    /// One class alone, or none.
+    #[error("the train set holds {classes} class(es); telling classes apart takes at least two")]
+    Classes {
+        /// How many classes the train set holds.
+        classes: usize,
+    },
+    /// An option out of its range.
+    #[error("{name} must be {must}")]
+    Option {
+        /// The option's name.
+        name: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// The tensor library failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// A result whose error is an [`EvalError`].
+pub type Result<T, E = EvalError> = std::result::Result<T, E>;

@@ -1,0 +1,14 @@
+//! What a checkpoint is worth: loss on fixed masks, reconstructions, and frozen features judged by nearest neighbours and by a linear
+//! probe. Not here: fine-tuning, which changes the weights.
+//!
+//! [`knn`] and [`linear_probe`] are pure functions over feature matrices; the others make what those need by streaming a dataset
+//! through a model.
+
+mod error;
+pub mod knn;
+mod lbfgs;
+pub mod linear_probe;
+mod matrix;
+
+pub use error::{EvalError, Result};
+pub use matrix::{Accuracy, Features};
