@@ -1,0 +1,486 @@
+//! Checkpoints: folders `step-N` under a run's `checkpoints/`, each with the weights under the reference code's names
+//! (`model.safetensors`), the optimiser's moments (`optimizer.safetensors`) and the run's state (`state.json`).
+//!
+//! A checkpoint is either whole or not there; one that was damaged later is recognised by its digests when loaded.
+
+pub mod files;
+pub mod retention;
+mod state;
+mod tensors;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use mae_model::{Mae, StateDict};
+
+pub use state::{RunState, VERSION};
+
+use self::files::FileDigest;
+use self::retention::Retention;
+use crate::error::{Error, Result};
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// What a checkpoint says of itself, without its tensors.
+#[derive(Clone, Debug)]
+pub struct CheckpointInfo {
+    /// The checkpoint's folder.
+    pub path: PathBuf,
+    /// The run's state in it.
+    pub state: RunState,
+}
+
+/// A checkpoint read and verified.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Where it stands and what it says.
+    pub info: CheckpointInfo,
+    /// Weights by the reference code's names.
+    pub model: StateDict,
+    /// The optimiser's moments.
+    pub optimizer: StateDict,
+}
+
+/// The folder of a run's checkpoints.
+pub fn folder(run: &Path) -> PathBuf {
+    run.join("checkpoints")
+}
+
+/// The checkpoints in `folder`, oldest first, as (step, path). Whether they are whole is not looked at.
+pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let failed = |source| Error::Read {
+        path: folder.into(),
+        source,
+    };
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = vec![];
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if let Some(step) = step_of(&path) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn step_of(path: &Path) -> Option<u64> {
+    path.file_name()?
+        .to_str()?
+        .strip_prefix("step-")?
+        .parse()
+        .ok()
+}
+
+/// Writes a checkpoint into `folder`, whole or not at all, and returns its path. `state.files` is filled in here.
+///
+/// # Errors
+/// [`Error::Save`] with what to do; former checkpoints are untouched.
+pub fn save(
+    folder: &Path,
+    mut state: RunState,
+    model: &StateDict,
+    optimizer: &StateDict,
+) -> Result<PathBuf> {
+    let target = folder.join(format!("step-{:08}", state.step));
+    let step = state.step;
+    let resume = state.config.resume_command();
+    let written = fs::create_dir_all(folder).and_then(|()| {
+        files::commit_folder(&target, |temporary| {
+            for (name, tensors) in [(MODEL, model), (OPTIMIZER, optimizer)] {
+                let path = temporary.join(name);
+                tensors::write(&path, tensors)?;
+                state
+                    .files
+                    .insert(name.to_owned(), FileDigest::of_file(&path)?);
+            }
+            fs::write(temporary.join(STATE), serde_json::to_vec_pretty(&state)?)
+        })
+    });
+    match written {
+        Ok(()) => Ok(target),
+        Err(source) => {
+            let numbers: usize = model
+                .values()
+                .chain(optimizer.values())
+                .map(|tensor| tensor.data.len())
+                .sum();
+            Err(Error::Save {
+                step,
+                path: target,
+                bytes: 4 * numbers as u64,
+                source,
+                resume,
+            })
+        }
+    }
+}
+
+/// Deletes the checkpoints in `folder` that `retention` does not keep. One that cannot be deleted is only logged:
+/// the run is worth more than the room.
+pub fn prune(folder: &Path, retention: Retention) -> Result<()> {
+    let existing = list(folder)?;
+    let steps: Vec<u64> = existing.iter().map(|(step, _)| *step).collect();
+    let gone = retention.to_delete(&steps);
+    for (_, path) in existing.iter().filter(|(step, _)| gone.contains(step)) {
+        if let Err(error) = files::discard_folder(path) {
+            tracing::warn!(
+                "cannot delete the old checkpoint {}: {error}",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Reads the checkpoint in the folder `path` and verifies it.
+///
+/// # Errors
+/// [`Error::BrokenCheckpoint`] if anything is missing or damaged.
+pub fn load(path: &Path) -> Result<Checkpoint> {
+    let info = read_state(path)?;
+    Ok(Checkpoint {
+        model: read_tensors(&info, MODEL)?,
+        optimizer: read_tensors(&info, OPTIMIZER)?,
+        info,
+    })
+}
+
+/// The newest whole checkpoint in `folder`; damaged ones are passed over with a warning. None if there is none at all.
+///
+/// # Errors
+/// [`Error::NoWholeCheckpoint`] if there are only damaged ones.
+pub fn newest(folder: &Path) -> Result<Option<Checkpoint>> {
+    newest_by(folder, load)
+}
+
+fn newest_by<T>(folder: &Path, load: impl Fn(&Path) -> Result<T>) -> Result<Option<T>> {
+    let mut newest_failure = None;
+    for (_, path) in list(folder)?.iter().rev() {
+        match load(path) {
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Err(error @ Error::BrokenCheckpoint { .. }) => {
+                tracing::warn!("passed over: {error}");
+                newest_failure.get_or_insert(error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match newest_failure {
+        Some(newest) => Err(Error::NoWholeCheckpoint {
+            path: folder.into(),
+            newest,
+        }),
+        None => Ok(None),
+    }
+}
+
+/// Reads the checkpoint that `path` names: its own folder, or a run's folder for its newest whole one.
+///
+/// # Errors
+/// [`Error::NoCheckpoint`] if `path` is neither.
+pub fn open(path: &Path) -> Result<Checkpoint> {
+    open_by(path, load)
+}
+
+fn open_by<T>(path: &Path, load: impl Fn(&Path) -> Result<T>) -> Result<T> {
+    if path.join(STATE).is_file() || step_of(path).is_some() && path.is_dir() {
+        return load(path);
+    }
+    for folder in [folder(path), path.to_owned()] {
+        if let Some(found) = newest_by(&folder, &load)? {
+            return Ok(found);
+        }
+    }
+    Err(Error::NoCheckpoint { path: path.into() })
+}
+
+/// The model of a checkpoint: `path` is a checkpoint's folder, or a run's for its newest whole one.
+pub fn load_mae(path: &Path) -> Result<(Mae, CheckpointInfo)> {
+    let (info, weights) = open_by(path, |path| {
+        let info = read_state(path)?;
+        let weights = read_tensors(&info, MODEL)?;
+        Ok((info, weights))
+    })?;
+    let mae = Mae::new(info.state.config.mae(), &Device::Cpu, 0)?;
+    mae.load_state_dict(&weights)?;
+    Ok((mae, info))
+}
+
+fn broken(path: &Path, reason: impl Into<String>) -> Error {
+    Error::BrokenCheckpoint {
+        path: path.into(),
+        reason: reason.into(),
+    }
+}
+
+fn read_state(path: &Path) -> Result<CheckpointInfo> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let content = read_part(path, STATE)?;
+    let unreadable = |error: serde_json::Error| broken(path, format!("{STATE}: {error}"));
+    let Version { version } = serde_json::from_slice(&content).map_err(unreadable)?;
+    if version != VERSION {
+        return Err(broken(
+            path,
+            format!("its layout is version {version}, this build reads version {VERSION}"),
+        ));
+    }
+    let state: RunState = serde_json::from_slice(&content).map_err(unreadable)?;
+    for name in [MODEL, OPTIMIZER] {
+        let digest = state
+            .files
+            .get(name)
+            .ok_or_else(|| broken(path, format!("{STATE} does not name {name}")))?;
+        match fs::metadata(path.join(name)) {
+            Ok(about) if about.len() == digest.bytes => {}
+            Ok(about) => {
+                return Err(broken(
+                    path,
+                    format!(
+                        "{name} has {} bytes instead of {}",
+                        about.len(),
+                        digest.bytes
+                    ),
+                ));
+            }
+            Err(error) => return Err(broken(path, format!("{name}: {error}"))),
+        }
+    }
+    Ok(CheckpointInfo {
+        path: path.into(),
+        state,
+    })
+}
+
+fn read_tensors(info: &CheckpointInfo, name: &str) -> Result<StateDict> {
+    let content = read_part(&info.path, name)?;
+    if info.state.files.get(name) != Some(&FileDigest::of(&content)) {
+        return Err(broken(
+            &info.path,
+            format!("{name} has changed since it was written"),
+        ));
+    }
+    tensors::parse(&content).map_err(|reason| broken(&info.path, format!("{name}: {reason}")))
+}
+
+fn read_part(path: &Path, name: &str) -> Result<Vec<u8>> {
+    fs::read(path.join(name)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => broken(path, format!("{name} is missing")),
+        _ => Error::Read {
+            path: path.join(name),
+            source: error,
+        },
+    })
+}
+
+/// A checkpoint's contents for people and programs: what `mae inspect` prints.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Inspection {
+    /// The checkpoint's folder.
+    pub path: PathBuf,
+    /// Updates done.
+    pub step: u64,
+    /// Epochs done, as a fraction.
+    pub epoch: f64,
+    /// Trainable numbers, encoder and decoder.
+    pub parameters: usize,
+    /// Bytes of each file.
+    pub files: BTreeMap<String, u64>,
+    /// The run's state, its settings among them.
+    pub state: RunState,
+}
+
+/// What a checkpoint (or a run's newest) holds; its tensors are read and verified.
+pub fn inspect(path: &Path) -> Result<Inspection> {
+    let Checkpoint { info, model, .. } = open(path)?;
+    let trainable = |name: &str| !name.ends_with("pos_embed");
+    let state = info.state;
+    Ok(Inspection {
+        path: info.path,
+        step: state.step,
+        epoch: state.step as f64 / state.steps_per_epoch.max(1) as f64,
+        parameters: model
+            .iter()
+            .filter(|(name, _)| trainable(name))
+            .map(|(_, tensor)| tensor.data.len())
+            .sum(),
+        files: state
+            .files
+            .iter()
+            .map(|(name, digest)| (name.clone(), digest.bytes))
+            .collect(),
+        state,
+    })
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "checkpoint   {}", self.path.display())?;
+        writeln!(
+            f,
+            "step         {} ({:.2} of {} epochs)",
+            self.step, self.epoch, self.state.config.epochs
+        )?;
+        writeln!(f, "parameters   {}", self.parameters)?;
+        writeln!(f, "trained for  {:.0} s", self.state.seconds)?;
+        writeln!(f, "dataset      {}", self.state.dataset)?;
+        writeln!(f, "written by   mae {}", self.state.written_by)?;
+        for (name, bytes) in &self.files {
+            writeln!(f, "file         {name}, {bytes} bytes")?;
+        }
+        let settings = self.state.config.to_toml().map_err(|_| fmt::Error)?;
+        write!(f, "\n{settings}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{PretrainConfig, RawPretrain};
+    use mae_model::StateTensor;
+
+    fn state(step: u64) -> RunState {
+        let config = PretrainConfig::resolve(RawPretrain {
+            data: Some(vec!["a.tar".into()]),
+            output_dir: Some("out".into()),
+            model: Some("mae-micro-patch4".into()),
+            input_size: Some("8".parse().unwrap()),
+            ..Default::default()
+        });
+        RunState {
+            version: VERSION,
+            written_by: "0".into(),
+            step,
+            steps_per_epoch: 4,
+            epoch: 1,
+            batch: 2,
+            epoch_loss: 0.1 + 0.2,
+            seconds: 1.0 / 3.0,
+            dataset: "d".into(),
+            fingerprint: "f".into(),
+            config: config.unwrap(),
+            files: BTreeMap::new(),
+        }
+    }
+
+    fn dict(value: f32) -> StateDict {
+        StateDict::from([(
+            "w".to_owned(),
+            StateTensor {
+                shape: vec![2],
+                data: vec![value, 0.1],
+            },
+        )])
+    }
+
+    fn saved(folder: &Path, step: u64) -> PathBuf {
+        save(folder, state(step), &dict(step as f32), &dict(0.5)).unwrap()
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let path = saved(root.path(), 6);
+        assert!(path.ends_with("step-00000006"));
+        let checkpoint = load(&path).unwrap();
+        assert_eq!(
+            (checkpoint.model, checkpoint.optimizer),
+            (dict(6.0), dict(0.5))
+        );
+        let mut read = checkpoint.info.state;
+        assert_eq!(read.files.len(), 2);
+        read.files.clear();
+        assert_eq!(read, state(6));
+    }
+
+    #[test]
+    fn the_newest_whole_one_is_chosen() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = folder(run.path());
+        assert!(newest(&folder).unwrap().is_none());
+        assert!(matches!(open(run.path()), Err(Error::NoCheckpoint { .. })));
+        for step in [2, 4, 10] {
+            saved(&folder, step);
+        }
+        // An interrupted save, a truncated file, and a file changed without changing its length.
+        fs::create_dir(folder.join(".tmp-step-00000012")).unwrap();
+        let truncated = folder.join("step-00000010").join(MODEL);
+        let content = fs::read(&truncated).unwrap();
+        fs::write(&truncated, &content[..content.len() - 1]).unwrap();
+        assert_eq!(newest(&folder).unwrap().unwrap().info.state.step, 4);
+        let changed = folder.join("step-00000004").join(OPTIMIZER);
+        let mut content = fs::read(&changed).unwrap();
+        *content.last_mut().unwrap() ^= 1;
+        fs::write(&changed, content).unwrap();
+        assert_eq!(open(run.path()).unwrap().info.state.step, 2);
+        fs::remove_file(folder.join("step-00000002").join(STATE)).unwrap();
+        let error = newest(&folder).unwrap_err().to_string();
+        assert!(error.contains("bytes instead of"), "{error}");
+    }
+
+    #[test]
+    fn other_versions_say_so() {
+        let root = tempfile::tempdir().unwrap();
+        let path = save(
+            root.path(),
+            RunState {
+                version: 99,
+                ..state(1)
+            },
+            &dict(1.0),
+            &dict(1.0),
+        )
+        .unwrap();
+        let error = load(&path).unwrap_err().to_string();
+        assert!(error.contains("version 99"), "{error}");
+    }
+
+    #[test]
+    fn a_save_that_fails_says_how_to_go_on() {
+        let root = tempfile::tempdir().unwrap();
+        let blocked = root.path().join("file");
+        fs::write(&blocked, "").unwrap();
+        let error = save(&blocked, state(3), &dict(1.0), &dict(1.0))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("step 3") && error.contains("--config out/config.toml --resume auto"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn pruning_keeps_what_retention_keeps() {
+        let root = tempfile::tempdir().unwrap();
+        for step in [1, 2, 3, 4] {
+            saved(root.path(), step);
+        }
+        prune(
+            root.path(),
+            Retention {
+                last: 2,
+                every: None,
+            },
+        )
+        .unwrap();
+        let steps: Vec<u64> = list(root.path())
+            .unwrap()
+            .into_iter()
+            .map(|(step, _)| step)
+            .collect();
+        assert_eq!(steps, [3, 4]);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+    }
+}

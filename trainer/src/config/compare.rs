@@ -1,0 +1,145 @@
+//! What a resumed run may change: nothing that enters the arithmetic or the order of samples.
+
+use std::fmt;
+
+use super::PretrainConfig;
+
+/// A setting that two configurations disagree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The setting's name: the TOML key, and the flag with `_` for `-`.
+    pub field: String,
+    /// Its value in the checkpoint.
+    pub saved: String,
+    /// Its value in this run.
+    pub given: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: the checkpoint has {}, this run {}",
+            self.field, self.saved, self.given
+        )
+    }
+}
+
+/// Settings that change speed, place or what is written, but no number of the training. The data's place is among
+/// them: what it holds is compared by its digest.
+const FREE: &[&str] = &[
+    "data",
+    "val_data",
+    "output_dir",
+    "resume",
+    "threads",
+    "device",
+    "model", // Its dimensions are compared one by one.
+    "max_steps",
+    "max_bad_fraction",
+    "prefetch",
+    "cache_dir",
+    "cache_bytes",
+    "checkpoint_every",
+    "keep_last",
+    "keep_every",
+    "log_every",
+    "eval_every",
+    "picture_every",
+];
+
+impl PretrainConfig {
+    /// The settings of `self` (this run) that make it another run than `saved` (the checkpoint's).
+    pub fn differences(&self, saved: &PretrainConfig) -> Vec<Difference> {
+        let fields = |config: &PretrainConfig| match serde_json::to_value(config) {
+            Ok(serde_json::Value::Object(map)) => map,
+            _ => serde_json::Map::new(),
+        };
+        let (given, saved) = (fields(self), fields(saved));
+        let show = |value: Option<&serde_json::Value>| {
+            value.map_or("none".to_owned(), ToString::to_string)
+        };
+        let mut names: Vec<&String> = given.keys().chain(saved.keys()).collect();
+        names.sort();
+        names.dedup();
+        names
+            .into_iter()
+            .filter(|name| !FREE.contains(&name.as_str()) && given.get(*name) != saved.get(*name))
+            .map(|name| Difference {
+                field: name.clone(),
+                saved: show(saved.get(name)),
+                given: show(given.get(name)),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RawPretrain;
+
+    fn config(change: RawPretrain) -> PretrainConfig {
+        let base = RawPretrain {
+            data: Some(vec!["a.tar".into()]),
+            output_dir: Some("out".into()),
+            model: Some("mae-tiny-patch4".into()),
+            ..Default::default()
+        };
+        PretrainConfig::resolve(change.over(base).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn free_settings_may_change() {
+        let saved = config(RawPretrain::default());
+        let given = config(RawPretrain {
+            data: Some(vec!["b.tar".into()]),
+            output_dir: Some("elsewhere".into()),
+            threads: Some(7),
+            log_every: Some(1),
+            max_steps: Some(3),
+            ..Default::default()
+        });
+        assert_eq!(given.differences(&saved), vec![]);
+    }
+
+    #[test]
+    fn others_are_named_with_both_values() {
+        let saved = config(RawPretrain::default());
+        let given = config(RawPretrain {
+            seed: Some(5),
+            clip_grad: Some(1.5),
+            depth: Some(3),
+            ..Default::default()
+        });
+        let text: Vec<String> = given
+            .differences(&saved)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            text,
+            [
+                "clip_grad: the checkpoint has none, this run 1.5",
+                "depth: the checkpoint has 6, this run 3",
+                "seed: the checkpoint has 0, this run 5",
+            ]
+        );
+    }
+
+    /// A name in the list that no field has would be a setting silently compared.
+    #[test]
+    fn every_free_setting_exists() {
+        let all = config(RawPretrain {
+            max_steps: Some(1),
+            cache_dir: Some("c".into()),
+            checkpoint_every: Some(1),
+            keep_every: Some(1),
+            ..Default::default()
+        });
+        let fields = serde_json::to_value(&all).unwrap();
+        for name in FREE {
+            assert!(fields.get(name).is_some(), "{name}");
+        }
+    }
+}

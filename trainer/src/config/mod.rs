@@ -1,0 +1,552 @@
+//! Configuration in two stages: [`RawPretrain`] is what the user wrote, [`PretrainConfig`] what the run will do.
+//!
+//! Every default is filled in here and nowhere else. The resolved configuration is printed, saved beside the run and
+//! in each checkpoint, and compared on resume. It is written with the raw one's keys, so that `config.toml` of a run
+//! is a valid configuration file of the same run.
+
+mod compare;
+mod raw;
+mod values;
+
+use std::path::{Path, PathBuf};
+
+use mae_loader::DatasetOptions;
+use mae_model::MaeConfig;
+use serde::{Deserialize, Serialize};
+
+pub use compare::Difference;
+pub use raw::RawPretrain;
+pub use values::{DeviceKind, InputSize, Resume, WindowSize};
+
+use crate::error::{Error, Result};
+use crate::schedule::CosineSchedule;
+
+/// A validated pre-training run. See [`RawPretrain`] for what each field means; what was optional there and is plain
+/// here has its default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)] // The fields are RawPretrain's, documented there.
+pub struct PretrainConfig {
+    pub data: Vec<String>,
+    #[serde(default)]
+    pub val_data: Vec<String>,
+    pub output_dir: PathBuf,
+    pub resume: Resume,
+    pub seed: u64,
+    pub threads: usize,
+    pub device: DeviceKind,
+
+    pub model: String,
+    pub input_size: InputSize,
+    pub channels: usize,
+    pub patch_size: usize,
+    pub dim: usize,
+    pub depth: usize,
+    pub heads: usize,
+    pub decoder_dim: usize,
+    pub decoder_depth: usize,
+    pub decoder_heads: usize,
+    pub mask_ratio: f64,
+    pub norm_pix_loss: bool,
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+
+    pub batch_size: usize,
+    pub accum_iter: usize,
+    pub epochs: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    pub lr: f64,
+    pub min_lr: f64,
+    pub warmup_epochs: f64,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_grad: Option<f64>,
+
+    pub crop_scale: [f64; 2],
+    pub flip: bool,
+    pub window: WindowSize,
+    pub max_bad_fraction: f64,
+    pub prefetch: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
+    pub cache_bytes: u64,
+
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<u64>,
+    pub keep_last: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<u64>,
+    pub log_every: u64,
+    pub eval_every: u64,
+    pub picture_every: u64,
+}
+
+impl PretrainConfig {
+    /// Fills in what `raw` leaves open and checks the whole.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the flag and what would be valid.
+    pub fn resolve(raw: RawPretrain) -> Result<Self> {
+        let name = raw.model.ok_or_else(|| {
+            let known = MaeConfig::names().collect::<Vec<_>>().join(", ");
+            Error::Config(format!("which model? give --model with one of: {known}"))
+        })?;
+        let native = MaeConfig::native_size(&name).unwrap_or(224);
+        let input_size = raw.input_size.unwrap_or(InputSize {
+            height: native,
+            width: native,
+        });
+        let channels = raw.channels.unwrap_or(3);
+        // The named size at its native input: free dimensions may be what makes the asked input fit.
+        let named = MaeConfig::named(&name, (native, native), channels)?;
+        let batch_size = raw.batch_size.unwrap_or(64);
+        let accum_iter = raw.accum_iter.unwrap_or(1);
+        let epochs = raw.epochs.unwrap_or(400);
+        let lr = match (raw.lr, raw.blr) {
+            (Some(_), Some(_)) => return invalid("--lr and --blr exclude each other; give one"),
+            (Some(lr), None) => lr,
+            (None, blr) => blr.unwrap_or(1.5e-4) * (batch_size * accum_iter) as f64 / 256.0,
+        };
+        let crop_scale = raw.crop_scale.unwrap_or_else(|| vec![0.2, 1.0]);
+        let config = PretrainConfig {
+            data: raw.data.unwrap_or_default(),
+            val_data: raw.val_data.unwrap_or_default(),
+            output_dir: raw
+                .output_dir
+                .ok_or_else(|| Error::Config("where to? give --output-dir DIR".into()))?,
+            resume: raw.resume.unwrap_or(Resume::Never),
+            seed: raw.seed.unwrap_or(0),
+            threads: raw.threads.unwrap_or(0),
+            device: raw.device.unwrap_or(DeviceKind::Cpu),
+            input_size,
+            channels,
+            patch_size: raw.patch_size.unwrap_or(named.vit.patch_size),
+            dim: raw.dim.unwrap_or(named.vit.dim),
+            depth: raw.depth.unwrap_or(named.vit.depth),
+            heads: raw.heads.unwrap_or(named.vit.heads),
+            decoder_dim: raw.decoder_dim.unwrap_or(named.decoder_dim),
+            decoder_depth: raw.decoder_depth.unwrap_or(named.decoder_depth),
+            decoder_heads: raw.decoder_heads.unwrap_or(named.decoder_heads),
+            mask_ratio: raw.mask_ratio.unwrap_or(0.75),
+            norm_pix_loss: raw.norm_pix_loss.unwrap_or(false),
+            mean: raw.mean.unwrap_or(named.vit.mean),
+            std: raw.std.unwrap_or(named.vit.std),
+            model: name,
+            batch_size,
+            accum_iter,
+            epochs,
+            max_steps: raw.max_steps,
+            lr,
+            min_lr: raw.min_lr.unwrap_or(0.0),
+            warmup_epochs: raw
+                .warmup_epochs
+                .unwrap_or_else(|| f64::min(40.0, epochs as f64 / 10.0)),
+            weight_decay: raw.weight_decay.unwrap_or(0.05),
+            beta1: raw.beta1.unwrap_or(0.9),
+            beta2: raw.beta2.unwrap_or(0.95),
+            clip_grad: raw.clip_grad,
+            crop_scale: <[f64; 2]>::try_from(crop_scale).map_err(|_| {
+                Error::Config("--crop-scale takes two numbers, as in 0.2,1.0".into())
+            })?,
+            flip: raw.flip.unwrap_or(true),
+            window: raw.window.unwrap_or(WindowSize::All),
+            max_bad_fraction: raw.max_bad_fraction.unwrap_or(0.01),
+            prefetch: raw.prefetch.unwrap_or(4),
+            cache_dir: raw.cache_dir,
+            cache_bytes: raw
+                .cache_bytes
+                .unwrap_or_else(|| DatasetOptions::default().cache_bytes),
+            checkpoint_every: raw.checkpoint_every,
+            keep_last: raw.keep_last.unwrap_or(3),
+            keep_every: raw.keep_every,
+            log_every: raw.log_every.unwrap_or(20),
+            eval_every: raw.eval_every.unwrap_or(1),
+            picture_every: raw.picture_every.unwrap_or(10),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks everything that can be checked without the data.
+    fn validate(&self) -> Result<()> {
+        let positive = [
+            ("--batch-size", self.batch_size as u64),
+            ("--accum-iter", self.accum_iter as u64),
+            ("--epochs", self.epochs),
+            ("--max-steps", self.max_steps.unwrap_or(1)),
+            ("--prefetch", self.prefetch as u64),
+            ("--checkpoint-every", self.checkpoint_every.unwrap_or(1)),
+            ("--keep-last", self.keep_last as u64),
+            ("--keep-every", self.keep_every.unwrap_or(1)),
+            ("--log-every", self.log_every),
+        ];
+        if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return invalid(format!("{flag} must be at least 1"));
+        }
+        let finite = [
+            ("--lr", self.lr),
+            ("--min-lr", self.min_lr),
+            ("--warmup-epochs", self.warmup_epochs),
+            ("--weight-decay", self.weight_decay),
+        ];
+        if let Some((flag, value)) = finite
+            .iter()
+            .find(|(_, value)| !(value.is_finite() && *value >= 0.0))
+        {
+            return invalid(format!("{flag} must be a number of 0 or more, not {value}"));
+        }
+        for (flag, value) in [("--beta1", self.beta1), ("--beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return invalid(format!("{flag} must lie in 0..1 (1 excluded), not {value}"));
+            }
+        }
+        if let Some(norm) = self
+            .clip_grad
+            .filter(|norm| !(norm.is_finite() && *norm > 0.0))
+        {
+            return invalid(format!(
+                "--clip-grad must be above 0, not {norm}; leave it out to clip nothing"
+            ));
+        }
+        if self.warmup_epochs >= self.epochs as f64 {
+            return invalid(format!(
+                "a warm-up of {} epochs does not fit into {} epochs; lower --warmup-epochs or raise --epochs",
+                self.warmup_epochs, self.epochs
+            ));
+        }
+        if self.min_lr > self.lr {
+            return invalid(format!(
+                "--min-lr {} is above the peak learning rate {}",
+                self.min_lr, self.lr
+            ));
+        }
+        let [low, high] = self.crop_scale;
+        if !(low > 0.0 && low <= high && high <= 1.0) {
+            return invalid(format!(
+                "--crop-scale {low},{high} must be two shares with 0 < LOW <= HIGH <= 1"
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.max_bad_fraction) {
+            return invalid(format!(
+                "--max-bad-fraction {} is not a share (0..1)",
+                self.max_bad_fraction
+            ));
+        }
+        if !matches!(self.channels, 1 | 3) {
+            return invalid(format!(
+                "images have 3 channels (RGB) or 1 (gray), not {}",
+                self.channels
+            ));
+        }
+        if self.data.is_empty() {
+            return invalid("no data: give --data with tar shards, a folder of them, or a pattern");
+        }
+        let model = self.mae();
+        model.validate()?;
+        let (patches, keep) = (model.patches(), self.keep());
+        if !self.mask_ratio.is_finite() || keep == 0 || keep >= patches {
+            return invalid(format!(
+                "--mask-ratio {} keeps {keep} of {patches} patches; some must stay and some must go",
+                self.mask_ratio
+            ));
+        }
+        Ok(())
+    }
+
+    /// The model.
+    pub fn mae(&self) -> MaeConfig {
+        MaeConfig {
+            vit: mae_model::VitConfig {
+                image_size: (self.input_size.height, self.input_size.width),
+                patch_size: self.patch_size,
+                channels: self.channels,
+                dim: self.dim,
+                depth: self.depth,
+                heads: self.heads,
+                mlp_ratio: 4.0,
+                norm_eps: 1e-6,
+                mean: self.mean.clone(),
+                std: self.std.clone(),
+            },
+            decoder_dim: self.decoder_dim,
+            decoder_depth: self.decoder_depth,
+            decoder_heads: self.decoder_heads,
+            norm_pix_loss: self.norm_pix_loss,
+        }
+    }
+
+    /// Patches of an image that stay visible, `K`.
+    pub fn keep(&self) -> usize {
+        self.mae().keep(self.mask_ratio)
+    }
+
+    /// The learning rate over the run.
+    pub fn schedule(&self) -> CosineSchedule {
+        CosineSchedule {
+            peak: self.lr,
+            floor: self.min_lr,
+            warmup_epochs: self.warmup_epochs,
+            epochs: self.epochs as f64,
+        }
+    }
+
+    /// Threads of the loader and, as many again, of the arithmetic. Both are given the whole budget: a loader that
+    /// keeps up sleeps on full buffers, and one that does not should have every core.
+    pub fn thread_budget(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        }
+    }
+
+    /// As TOML, which [`RawPretrain::from_toml_file`] reads.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Config(error.to_string()))
+    }
+
+    /// The command that goes on with this run.
+    pub fn resume_command(&self) -> String {
+        format!(
+            "mae pretrain --config {} --resume auto",
+            shell_word(&self.output_dir.join(CONFIG_FILE))
+        )
+    }
+}
+
+/// Name of the resolved configuration in a run's folder.
+pub const CONFIG_FILE: &str = "config.toml";
+
+/// Quotes a path where a shell would split or expand it.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// The short side to which evaluation resizes before its centre crop: 256 for 224 as in the reference code, in
+/// proportion for other sizes, and the size itself below 128 pixels, where cropping a margin away costs more of the
+/// picture than it is worth.
+pub fn eval_resize(image_size: (usize, usize)) -> u32 {
+    let side = image_size.0.max(image_size.1);
+    (if side < 128 {
+        side
+    } else {
+        (side * 8).div_ceil(7)
+    }) as u32
+}
+
+fn invalid<T>(message: impl Into<String>) -> Result<T> {
+    Err(Error::Config(message.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw() -> RawPretrain {
+        RawPretrain {
+            data: Some(vec!["a.tar".into()]),
+            output_dir: Some("out".into()),
+            model: Some("mae-tiny-patch4".into()),
+            ..Default::default()
+        }
+    }
+
+    fn message(raw: RawPretrain) -> String {
+        PretrainConfig::resolve(raw).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_the_references() {
+        let config = PretrainConfig::resolve(raw()).unwrap();
+        assert_eq!(
+            (config.epochs, config.warmup_epochs, config.batch_size),
+            (400, 40.0, 64)
+        );
+        assert_eq!(config.lr, 1.5e-4 * 64.0 / 256.0);
+        assert_eq!(
+            (config.beta1, config.beta2, config.weight_decay),
+            (0.9, 0.95, 0.05)
+        );
+        assert_eq!(
+            config.input_size,
+            InputSize {
+                height: 32,
+                width: 32
+            }
+        );
+        assert_eq!(config.keep(), 16);
+        assert_eq!(config.clip_grad, None);
+    }
+
+    #[test]
+    fn the_base_rate_scales_with_the_effective_batch() {
+        let raw = RawPretrain {
+            batch_size: Some(128),
+            accum_iter: Some(4),
+            blr: Some(1e-3),
+            ..raw()
+        };
+        assert_eq!(PretrainConfig::resolve(raw).unwrap().lr, 2e-3);
+    }
+
+    #[test]
+    fn free_dimensions_override_the_name() {
+        let raw = RawPretrain {
+            patch_size: Some(6),
+            input_size: Some(InputSize {
+                height: 36,
+                width: 48,
+            }),
+            dim: Some(24),
+            heads: Some(2),
+            ..raw()
+        };
+        let model = PretrainConfig::resolve(raw).unwrap().mae();
+        assert_eq!((model.grid(), model.vit.dim), ((6, 8), 24));
+    }
+
+    #[test]
+    fn the_saved_file_is_the_same_configuration() {
+        for extra in [
+            RawPretrain::default(),
+            RawPretrain {
+                input_size: Some(InputSize {
+                    height: 32,
+                    width: 64,
+                }),
+                clip_grad: Some(0.3),
+                window: Some(WindowSize::Shards(4)),
+                resume: Some(Resume::From("x y".into())),
+                max_steps: Some(7),
+                lr: Some(0.1 + 0.2),
+                ..Default::default()
+            },
+        ] {
+            let config = PretrainConfig::resolve(extra.over(raw()).unwrap()).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(CONFIG_FILE);
+            std::fs::write(&path, config.to_toml().unwrap()).unwrap();
+            let again =
+                PretrainConfig::resolve(RawPretrain::from_toml_file(&path).unwrap()).unwrap();
+            assert_eq!(again, config);
+        }
+    }
+
+    #[test]
+    fn errors_name_the_flag() {
+        assert!(
+            message(RawPretrain {
+                model: None,
+                ..raw()
+            })
+            .contains("mae-base-patch16")
+        );
+        assert!(
+            message(RawPretrain {
+                output_dir: None,
+                ..raw()
+            })
+            .contains("--output-dir")
+        );
+        assert!(
+            message(RawPretrain {
+                data: None,
+                ..raw()
+            })
+            .contains("--data")
+        );
+        assert!(
+            message(RawPretrain {
+                batch_size: Some(0),
+                ..raw()
+            })
+            .contains("--batch-size")
+        );
+        assert!(
+            message(RawPretrain {
+                lr: Some(1.0),
+                blr: Some(1.0),
+                ..raw()
+            })
+            .contains("--blr")
+        );
+        assert!(
+            message(RawPretrain {
+                lr: Some(f64::NAN),
+                ..raw()
+            })
+            .contains("--lr")
+        );
+        assert!(
+            message(RawPretrain {
+                warmup_epochs: Some(9.0),
+                epochs: Some(9),
+                ..raw()
+            })
+            .contains("--warmup-epochs")
+        );
+        assert!(
+            message(RawPretrain {
+                mask_ratio: Some(1.0),
+                ..raw()
+            })
+            .contains("--mask-ratio")
+        );
+        assert!(
+            message(RawPretrain {
+                mask_ratio: Some(0.0),
+                ..raw()
+            })
+            .contains("--mask-ratio")
+        );
+        assert!(
+            message(RawPretrain {
+                crop_scale: Some(vec![0.5]),
+                ..raw()
+            })
+            .contains("--crop-scale")
+        );
+        assert!(
+            message(RawPretrain {
+                clip_grad: Some(0.0),
+                ..raw()
+            })
+            .contains("--clip-grad")
+        );
+        assert!(
+            message(RawPretrain {
+                channels: Some(4),
+                ..raw()
+            })
+            .contains("channels")
+        );
+        let misfit = RawPretrain {
+            input_size: Some(InputSize {
+                height: 30,
+                width: 32,
+            }),
+            ..raw()
+        };
+        assert!(message(misfit).contains("30x32"));
+    }
+
+    #[test]
+    fn the_resume_command_survives_a_shell() {
+        assert_eq!(shell_word(Path::new("runs/a-1")), "runs/a-1");
+        assert_eq!(shell_word(Path::new("my run's")), r"'my run'\''s'");
+    }
+
+    #[test]
+    fn evaluation_keeps_the_references_margin() {
+        assert_eq!(eval_resize((224, 224)), 256);
+        assert_eq!(eval_resize((448, 448)), 512);
+        assert_eq!(eval_resize((32, 32)), 32);
+    }
+}

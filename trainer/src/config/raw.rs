@@ -1,0 +1,381 @@
+//! What a user wrote, flags or TOML, before anything is filled in or checked.
+//!
+//! One struct serves both: a field's name is its TOML key and, with the feature `cli`, its flag; its comment is the
+//! flag's help. Nothing but [`super::PretrainConfig`] reads it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::values::{DeviceKind, InputSize, Resume, WindowSize};
+use crate::error::{Error, Result};
+
+/// Settings of a pre-training run as given; `None` is "not given".
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+#[serde(deny_unknown_fields)]
+pub struct RawPretrain {
+    /// Training shards: a tar file, a folder of them, a glob, braces (`train-{000000..000009}.tar`); several may be
+    /// given, or joined by `::`
+    #[serde(default, deserialize_with = "one_or_many")]
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SPEC", help_heading = "Data"))]
+    pub data: Option<Vec<String>>,
+    /// Held-out shards, for the validation loss and the pictures
+    #[serde(default, deserialize_with = "one_or_many")]
+    #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SPEC", help_heading = "Data"))]
+    pub val_data: Option<Vec<String>>,
+    /// Folder of the run: checkpoints/, log.jsonl, pictures/, config.toml
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Run"))]
+    pub output_dir: Option<PathBuf>,
+    /// auto: go on from the output folder's newest whole checkpoint, or start afresh; never: the folder must be empty;
+    /// or the path of a checkpoint or a run [default: never]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "auto|never|PATH", help_heading = "Run")
+    )]
+    pub resume: Option<Resume>,
+    /// Seed of the initial weights, the order, the crops and the masks [default: 0]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Run"))]
+    pub seed: Option<u64>,
+    /// Threads for decoding and for arithmetic; 0 takes every core [default: 0]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Run"))]
+    pub threads: Option<usize>,
+    /// Where the arithmetic runs [default: cpu]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "DEVICE", help_heading = "Run")
+    )]
+    pub device: Option<DeviceKind>,
+
+    /// Model by name, e.g. mae-tiny-patch4, mae-base-patch16, mae-large-patch16 or mae-huge-patch14
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "NAME", help_heading = "Model")
+    )]
+    pub model: Option<String>,
+    /// Input size in pixels, one number or HEIGHTxWIDTH [default: the model's]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "SIZE", help_heading = "Model")
+    )]
+    pub input_size: Option<InputSize>,
+    /// Channels of the images, 3 or 1 [default: 3]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub channels: Option<usize>,
+    /// Side of a patch in pixels [default: the model's]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub patch_size: Option<usize>,
+    /// Width of the encoder [default: the model's]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub dim: Option<usize>,
+    /// Blocks of the encoder [default: the model's]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub depth: Option<usize>,
+    /// Attention heads of the encoder [default: the model's]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub heads: Option<usize>,
+    /// Width of the decoder [default: the model's]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub decoder_dim: Option<usize>,
+    /// Blocks of the decoder [default: the model's]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub decoder_depth: Option<usize>,
+    /// Attention heads of the decoder [default: the model's]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub decoder_heads: Option<usize>,
+    /// Share of the patches removed [default: 0.75]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "RATIO", help_heading = "Model")
+    )]
+    pub mask_ratio: Option<f64>,
+    /// Normalise each target patch by its own mean and variance [default: false]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", help_heading = "Model"))]
+    pub norm_pix_loss: Option<bool>,
+    /// Mean of each channel on the scale 0..1 [default: ImageNet's; 0.5 for one channel]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            value_name = "X,..",
+            value_delimiter = ',',
+            help_heading = "Model"
+        )
+    )]
+    pub mean: Option<Vec<f32>>,
+    /// Standard deviation of each channel on the scale 0..1 [default: ImageNet's; 0.5 for one channel]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            value_name = "X,..",
+            value_delimiter = ',',
+            help_heading = "Model"
+        )
+    )]
+    pub std: Option<Vec<f32>>,
+
+    /// Images a step, before accumulation [default: 64]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "N", help_heading = "Optimisation")
+    )]
+    pub batch_size: Option<usize>,
+    /// Batches whose gradients are averaged before each update [default: 1]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "N", help_heading = "Optimisation")
+    )]
+    pub accum_iter: Option<usize>,
+    /// Passes over the data; the schedule's length [default: 400]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "N", help_heading = "Optimisation")
+    )]
+    pub epochs: Option<u64>,
+    /// End after this many updates, without changing the schedule
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "N", help_heading = "Optimisation")
+    )]
+    pub max_steps: Option<u64>,
+    /// Base learning rate: the learning rate is blr x batch size x accum iter / 256 [default: 1.5e-4]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            value_name = "X",
+            conflicts_with = "lr",
+            help_heading = "Optimisation"
+        )
+    )]
+    pub blr: Option<f64>,
+    /// Peak learning rate itself, instead of --blr
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "X", help_heading = "Optimisation")
+    )]
+    pub lr: Option<f64>,
+    /// Learning rate at the end [default: 0]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "X", help_heading = "Optimisation")
+    )]
+    pub min_lr: Option<f64>,
+    /// Epochs of linear warm-up from 0 [default: 40, or a tenth of the epochs if that is less]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "X", help_heading = "Optimisation")
+    )]
+    pub warmup_epochs: Option<f64>,
+    /// Weight decay of AdamW, on parameters of two or more dimensions [default: 0.05]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "X", help_heading = "Optimisation")
+    )]
+    pub weight_decay: Option<f64>,
+    /// AdamW's decay of the first moment [default: 0.9]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "X", help_heading = "Optimisation")
+    )]
+    pub beta1: Option<f64>,
+    /// AdamW's decay of the second moment [default: 0.95]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "X", help_heading = "Optimisation")
+    )]
+    pub beta2: Option<f64>,
+    /// Scale gradients down to this global norm where they exceed it [default: off]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "NORM", help_heading = "Optimisation")
+    )]
+    pub clip_grad: Option<f64>,
+
+    /// Area of the random crop as a share of the image, lowest and highest [default: 0.2,1.0]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            value_name = "LOW,HIGH",
+            value_delimiter = ',',
+            help_heading = "Data"
+        )
+    )]
+    pub crop_scale: Option<Vec<f64>>,
+    /// Mirror half the images [default: true]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", help_heading = "Data"))]
+    pub flip: Option<bool>,
+    /// Shuffle over all shards at once, or over windows of this many [default: all]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "all|N", help_heading = "Data")
+    )]
+    pub window: Option<WindowSize>,
+    /// Share of undecodable samples above which the run ends [default: 0.01]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "SHARE", help_heading = "Data")
+    )]
+    pub max_bad_fraction: Option<f64>,
+    /// Batches prepared ahead [default: 4]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
+    pub prefetch: Option<usize>,
+    /// Where compressed shards are inflated to [default: a folder in the system's temporary folder]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Data"))]
+    pub cache_dir: Option<PathBuf>,
+    /// How large that folder may grow, in bytes [default: 32 GiB]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "BYTES", help_heading = "Data")
+    )]
+    pub cache_bytes: Option<u64>,
+
+    /// Save every so many updates [default: at the end of every epoch]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "STEPS", help_heading = "Output")
+    )]
+    pub checkpoint_every: Option<u64>,
+    /// Checkpoints kept, newest first [default: 3]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Output"))]
+    pub keep_last: Option<usize>,
+    /// Besides those, keep for good the first checkpoint of every so many epochs [default: off]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "EPOCHS", help_heading = "Output")
+    )]
+    pub keep_every: Option<u64>,
+    /// Log every so many updates [default: 20]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "STEPS", help_heading = "Output")
+    )]
+    pub log_every: Option<u64>,
+    /// Validate every so many epochs; 0 never [default: 1]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "EPOCHS", help_heading = "Output")
+    )]
+    pub eval_every: Option<u64>,
+    /// Draw reconstructions every so many epochs; 0 never [default: 10]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "EPOCHS", help_heading = "Output")
+    )]
+    pub picture_every: Option<u64>,
+}
+
+impl RawPretrain {
+    /// Reads a TOML file whose keys are the flags' names, with `-` or `_` between words.
+    pub fn from_toml_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::from_toml(&text).map_err(|error| Error::ConfigFile {
+            path: path.into(),
+            message: error.message().trim().to_owned(),
+        })
+    }
+
+    fn from_toml(text: &str) -> std::result::Result<Self, toml::de::Error> {
+        let mut table = toml::Table::new();
+        for (key, value) in text.parse::<toml::Table>()? {
+            let name = key.replace('-', "_");
+            if table.insert(name, value).is_some() {
+                return Err(serde::de::Error::custom(format!(
+                    "`{key}` is given twice, with `-` and with `_`"
+                )));
+            }
+        }
+        table.try_into()
+    }
+
+    /// These settings, with `base` where they are silent. `lr` and `blr` replace each other.
+    pub fn over(self, mut base: Self) -> Result<Self> {
+        if self.lr.is_some() || self.blr.is_some() {
+            (base.lr, base.blr) = (None, None);
+        }
+        let unwritable = |error: toml::ser::Error| Error::Config(error.to_string());
+        let mut table = toml::Table::try_from(base).map_err(unwritable)?;
+        table.extend(toml::Table::try_from(self).map_err(unwritable)?);
+        table
+            .try_into()
+            .map_err(|error: toml::de::Error| Error::Config(error.message().to_owned()))
+    }
+}
+
+/// TOML lets a lone spec stand without brackets.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(Some(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toml_takes_either_spelling_and_lone_specs() {
+        let raw = RawPretrain::from_toml(
+            "data = 'a.tar'\nbatch-size = 8\nwarmup_epochs = 2\ninput_size = '32x64'\nmean = [0.5, 0.5, 0.5]\nwindow = 3",
+        );
+        let raw = raw.unwrap();
+        assert_eq!(raw.data, Some(vec!["a.tar".to_owned()]));
+        assert_eq!(raw.batch_size, Some(8));
+        assert_eq!(raw.warmup_epochs, Some(2.0));
+        assert_eq!(
+            raw.input_size,
+            Some(InputSize {
+                height: 32,
+                width: 64
+            })
+        );
+        assert_eq!(raw.window, Some(WindowSize::Shards(3)));
+    }
+
+    #[test]
+    fn toml_names_what_it_does_not_know() {
+        let unknown = RawPretrain::from_toml("epoch = 3").unwrap_err().to_string();
+        assert!(
+            unknown.contains("epoch") && unknown.contains("epochs"),
+            "{unknown}"
+        );
+        let twice = RawPretrain::from_toml("min-lr = 0.0\nmin_lr = 0.0")
+            .unwrap_err()
+            .to_string();
+        assert!(twice.contains("twice"), "{twice}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = RawPretrain {
+            batch_size: Some(8),
+            epochs: Some(3),
+            lr: Some(1.0),
+            ..Default::default()
+        };
+        let flags = RawPretrain {
+            batch_size: Some(16),
+            blr: Some(2.0),
+            ..Default::default()
+        };
+        let merged = flags.over(file).unwrap();
+        assert_eq!((merged.batch_size, merged.epochs), (Some(16), Some(3)));
+        assert_eq!((merged.lr, merged.blr), (None, Some(2.0)));
+    }
+}

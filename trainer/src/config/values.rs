@@ -1,0 +1,244 @@
+//! The small value types of a configuration: each reads the same text from a flag and from TOML.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Height and width of the model's input, in pixels: `224` or `96x160` (height first).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputSize {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl FromStr for InputSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let side = |text: &str| {
+            text.trim().parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(|| {
+                format!("`{text}` is not a number of pixels; write one number (224) or height x width (96x160)")
+            })
+        };
+        Ok(match text.split_once(['x', 'X']) {
+            Some((height, width)) => InputSize {
+                height: side(height)?,
+                width: side(width)?,
+            },
+            None => {
+                let n = side(text)?;
+                InputSize {
+                    height: n,
+                    width: n,
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Display for InputSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.height == self.width {
+            write!(f, "{}", self.height)
+        } else {
+            write!(f, "{}x{}", self.height, self.width)
+        }
+    }
+}
+
+impl Serialize for InputSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.height == self.width {
+            serializer.serialize_u64(self.height as u64)
+        } else {
+            serializer.collect_str(self)
+        }
+    }
+}
+
+/// Over how many shards at a time the samples are shuffled: `all` or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowSize {
+    /// One full shuffle of the epoch.
+    All,
+    /// Windows of this many shards, which bounds what must be at hand at one time.
+    Shards(usize),
+}
+
+impl FromStr for WindowSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(WindowSize::All),
+            _ => match text.parse() {
+                Ok(n) if n > 0 => Ok(WindowSize::Shards(n)),
+                _ => Err(format!("`{text}` is neither `all` nor a number of shards")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for WindowSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WindowSize::All => f.write_str("all"),
+            WindowSize::Shards(n) => write!(f, "{n}"),
+        }
+    }
+}
+
+impl Serialize for WindowSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            WindowSize::All => serializer.serialize_str("all"),
+            WindowSize::Shards(n) => serializer.serialize_u64(*n as u64),
+        }
+    }
+}
+
+/// Whether a run continues an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// Start afresh; an output folder that holds anything is an error.
+    Never,
+    /// Continue the output folder's newest whole checkpoint, or start afresh where there is none.
+    Auto,
+    /// Continue this checkpoint folder, or the newest whole checkpoint of this run folder.
+    From(PathBuf),
+}
+
+impl FromStr for Resume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Resume::Never),
+            "auto" => Ok(Resume::Auto),
+            "" => Err("give `auto`, `never` or a path".into()),
+            path => Ok(Resume::From(path.into())),
+        }
+    }
+}
+
+impl fmt::Display for Resume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Resume::Never => f.write_str("never"),
+            Resume::Auto => f.write_str("auto"),
+            Resume::From(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl Serialize for Resume {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Where the arithmetic runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+}
+
+impl FromStr for DeviceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cpu" => Ok(DeviceKind::Cpu),
+            other => Err(format!("this build has no device `{other}`; it has: cpu")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cpu")
+    }
+}
+
+/// TOML's number or text, turned to text for `FromStr`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Number(u64),
+    Text(String),
+}
+
+fn from_scalar<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = String>,
+{
+    let text = match Scalar::deserialize(deserializer)? {
+        Scalar::Number(n) => n.to_string(),
+        Scalar::Text(text) => text,
+    };
+    text.parse().map_err(de::Error::custom)
+}
+
+impl<'de> Deserialize<'de> for InputSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for WindowSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Resume {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_and_print() {
+        assert_eq!(
+            "224".parse(),
+            Ok(InputSize {
+                height: 224,
+                width: 224
+            })
+        );
+        assert_eq!(
+            "96x160".parse(),
+            Ok(InputSize {
+                height: 96,
+                width: 160
+            })
+        );
+        for bad in ["", "0", "x", "12x", "-3", "1x2x3", "big"] {
+            assert!(bad.parse::<InputSize>().is_err(), "{bad}");
+        }
+        for text in ["32", "96x160"] {
+            assert_eq!(text.parse::<InputSize>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn windows_resumes_and_devices_read() {
+        assert_eq!("all".parse(), Ok(WindowSize::All));
+        assert_eq!("8".parse(), Ok(WindowSize::Shards(8)));
+        assert!("0".parse::<WindowSize>().is_err());
+        assert_eq!("auto".parse(), Ok(Resume::Auto));
+        assert_eq!("runs/a".parse(), Ok(Resume::From("runs/a".into())));
+        assert!("gpu".parse::<DeviceKind>().unwrap_err().contains("cpu"));
+    }
+}

@@ -1,0 +1,259 @@
+//! `log.jsonl`: a JSON object a line, one a logged step and one an epoch.
+//!
+//! The log holds each step once, also over interruptions: a resumed run first cuts what was logged after its
+//! checkpoint. It is flushed to the disk before a checkpoint is, so that none is newer than the log.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::files;
+use crate::error::{Error, Result};
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum LogLine {
+    /// After an update.
+    Step(StepLine),
+    /// After an epoch.
+    Epoch(EpochLine),
+}
+
+/// An update's figures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepLine {
+    /// Updates done, this one included.
+    pub step: u64,
+    /// Epochs done, as a fraction.
+    pub epoch: f64,
+    /// This update's loss, over its whole accumulation.
+    pub loss: f64,
+    /// This update's learning rate.
+    pub lr: f64,
+    /// Images a second since the last line.
+    pub images_per_second: f64,
+    /// Share of the time since the last line spent waiting for data.
+    pub data_wait: f64,
+    /// Norm of the gradient before clipping, where clipping is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+}
+
+/// An epoch's figures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochLine {
+    /// Updates done.
+    pub step: u64,
+    /// Epochs done.
+    pub epoch: u64,
+    /// Mean of the epoch's training losses.
+    pub loss: f64,
+    /// Loss on the held-out data, in epochs that validate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+    /// Seconds of training so far, over all the run's parts.
+    pub seconds: f64,
+}
+
+impl LogLine {
+    /// Updates done when the line was written.
+    pub fn step(&self) -> u64 {
+        match self {
+            LogLine::Step(line) => line.step,
+            LogLine::Epoch(line) => line.step,
+        }
+    }
+}
+
+/// The open log of a run.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    /// Opens the log at `path` to go on after `step`: later lines, and a last one that was cut short, are removed.
+    ///
+    /// # Errors
+    /// [`Error::BrokenLog`] if anything but the last line is not one of ours.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let failed = |source| Error::Write {
+            path: path.into(),
+            source,
+        };
+        match std::fs::read(path) {
+            Ok(content) => {
+                let kept = lines_until(&content, path, step)?;
+                if kept != content {
+                    files::commit_file(path, &kept).map_err(failed)?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(Error::Read {
+                    path: path.into(),
+                    source,
+                });
+            }
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(failed)?;
+        Ok(Log {
+            path: path.into(),
+            file,
+        })
+    }
+
+    /// Appends a line, in one write.
+    pub fn write(&mut self, line: &LogLine) -> Result<()> {
+        let text = serde_json::to_string(line).map_err(io::Error::from);
+        text.and_then(|text| self.file.write_all(format!("{text}\n").as_bytes()))
+            .map_err(|source| Error::Write {
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    /// Flushes what was written to the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|source| Error::Write {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// Reads a whole log.
+pub fn read(path: &Path) -> Result<Vec<LogLine>> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.into(),
+        source,
+    })?;
+    text.lines()
+        .enumerate()
+        .map(|(n, line)| {
+            serde_json::from_str(line).map_err(|_| Error::BrokenLog {
+                path: path.into(),
+                line: n + 1,
+            })
+        })
+        .collect()
+}
+
+/// The whole lines of `content` up to `step`.
+fn lines_until(content: &[u8], path: &Path, step: u64) -> Result<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Step {
+        step: u64,
+    }
+    let mut kept = Vec::with_capacity(content.len());
+    let mut lines = content
+        .split_inclusive(|byte| *byte == b'\n')
+        .enumerate()
+        .peekable();
+    while let Some((n, line)) = lines.next() {
+        match serde_json::from_slice::<Step>(line) {
+            Ok(parsed) if parsed.step <= step && line.ends_with(b"\n") => {
+                kept.extend_from_slice(line)
+            }
+            Ok(_) => {}
+            Err(_) if lines.peek().is_none() => {}
+            Err(_) => {
+                return Err(Error::BrokenLog {
+                    path: path.into(),
+                    line: n + 1,
+                });
+            }
+        }
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(step: u64) -> LogLine {
+        LogLine::Step(StepLine {
+            step,
+            epoch: step as f64 / 3.0,
+            loss: 0.1 * step as f64,
+            lr: 1e-3,
+            images_per_second: 9.0,
+            data_wait: 0.0,
+            grad_norm: None,
+        })
+    }
+
+    fn epoch(step: u64) -> LogLine {
+        LogLine::Epoch(EpochLine {
+            step,
+            epoch: step / 3,
+            loss: 1.0 / 3.0,
+            val_loss: None,
+            seconds: 1.5,
+        })
+    }
+
+    fn filled(folder: &Path, lines: &[LogLine]) -> PathBuf {
+        let path = folder.join("log.jsonl");
+        let mut log = Log::open(&path, 0).unwrap();
+        for line in lines {
+            log.write(line).unwrap();
+        }
+        log.sync().unwrap();
+        path
+    }
+
+    #[test]
+    fn lines_come_back_as_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = [step(1), step(3), epoch(3)];
+        let path = filled(folder.path(), &lines);
+        assert_eq!(read(&path).unwrap(), lines);
+    }
+
+    #[test]
+    fn a_resume_cuts_what_came_after_its_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = filled(
+            folder.path(),
+            &[step(1), step(3), epoch(3), step(4), step(6), epoch(6)],
+        );
+        let mut log = Log::open(&path, 4).unwrap();
+        log.write(&step(5)).unwrap();
+        assert_eq!(
+            read(&path).unwrap(),
+            [step(1), step(3), epoch(3), step(4), step(5)]
+        );
+    }
+
+    #[test]
+    fn a_half_written_last_line_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = filled(folder.path(), &[step(1)]);
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"kind\":\"st").unwrap();
+        Log::open(&path, 9).unwrap();
+        assert_eq!(read(&path).unwrap(), [step(1)]);
+    }
+
+    #[test]
+    fn a_foreign_file_is_not_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        std::fs::write(&path, "hello\nworld\n").unwrap();
+        assert!(matches!(
+            Log::open(&path, 9),
+            Err(Error::BrokenLog { line: 1, .. })
+        ));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "hello\nworld\n");
+    }
+}

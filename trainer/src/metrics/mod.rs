@@ -1,0 +1,4 @@
+//! What a run says about itself: `log.jsonl` and its speed.
+
+pub mod log;
+pub mod throughput;

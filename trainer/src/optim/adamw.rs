@@ -1,0 +1,258 @@
+//! AdamW over flat parameters, in groups: weight decay on parameters of two and more dimensions only.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use mae_model::ops::adamw::{AdamWStep, adamw_step};
+use mae_model::params::write_range;
+use mae_model::{ParamSpec, Params, StateDict, StateTensor};
+
+use crate::error::{Error, Result};
+
+/// What stays the same over the run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSettings {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay of the parameters that decay.
+    pub weight_decay: f64,
+}
+
+/// The optimiser: both moments, and the groups.
+pub struct AdamW {
+    settings: AdamWSettings,
+    groups: Vec<Group>,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Group {
+    range: Range<usize>,
+    decay: bool,
+}
+
+/// Neighbours that are treated alike become one range, the zero gaps between them included.
+fn groups(specs: &[ParamSpec]) -> Vec<Group> {
+    let mut groups: Vec<Group> = vec![];
+    for spec in specs {
+        match groups.last_mut() {
+            Some(last) if last.decay == spec.decay => last.range.end = spec.range().end,
+            _ => groups.push(Group {
+                range: spec.range(),
+                decay: spec.decay,
+            }),
+        }
+    }
+    groups
+}
+
+impl AdamW {
+    /// With zero moments.
+    pub fn new(params: &Params, settings: AdamWSettings) -> Result<Self> {
+        Ok(AdamW {
+            settings,
+            groups: groups(params.specs()),
+            exp_avg: params.zeros_like_flat()?,
+            exp_avg_sq: params.zeros_like_flat()?,
+        })
+    }
+
+    /// Updates `params` from `grads`. `step` counts updates from 1.
+    pub fn step(&mut self, params: &Params, grads: &Tensor, lr: f64, step: u64) -> Result<()> {
+        let AdamWSettings {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        } = self.settings;
+        for group in &self.groups {
+            let weight_decay = if group.decay { weight_decay } else { 0.0 };
+            let step = AdamWStep {
+                lr,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+                step,
+            };
+            adamw_step(
+                params.flat(),
+                grads,
+                &self.exp_avg,
+                &self.exp_avg_sq,
+                group.range.clone(),
+                &step,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn moments(&self) -> [(&'static str, &Tensor); 2] {
+        [("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq)]
+    }
+
+    /// The moments by parameter, as `exp_avg.NAME` and `exp_avg_sq.NAME`.
+    pub fn state(&self, params: &Params) -> Result<StateDict> {
+        let mut state = StateDict::new();
+        for (moment, tensor) in self.moments() {
+            let flat: Vec<f32> = tensor.to_vec1()?;
+            for spec in params.specs() {
+                let tensor = StateTensor {
+                    shape: spec.shape.clone(),
+                    data: flat[spec.range()].to_vec(),
+                };
+                state.insert(format!("{moment}.{}", spec.name), tensor);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Takes moments as [`AdamW::state`] gives them.
+    ///
+    /// # Errors
+    /// [`Error::OptimizerState`] naming the first that is missing or has another shape.
+    pub fn load_state(&mut self, params: &Params, state: &StateDict) -> Result<()> {
+        for (moment, tensor) in self.moments() {
+            for spec in params.specs() {
+                let name = format!("{moment}.{}", spec.name);
+                match state.get(&name) {
+                    Some(saved) if saved.shape == spec.shape => {
+                        write_range(tensor, spec.range(), &saved.data)?
+                    }
+                    found => {
+                        let found = found.map_or("nothing".to_owned(), |saved| {
+                            format!("shape {:?}", saved.shape)
+                        });
+                        return Err(Error::OptimizerState {
+                            name,
+                            expected: spec.shape.clone(),
+                            found,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use mae_model::{Mae, MaeConfig};
+
+    const SETTINGS: AdamWSettings = AdamWSettings {
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.5,
+    };
+
+    fn mae() -> Mae {
+        Mae::new(
+            MaeConfig::named("mae-micro-patch4", (8, 8), 3).unwrap(),
+            &Device::Cpu,
+            1,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn groups_cover_every_parameter_with_its_own_decay() {
+        let mae = mae();
+        let groups = groups(mae.params.specs());
+        for spec in mae.params.specs() {
+            let of: Vec<&Group> = groups
+                .iter()
+                .filter(|g| g.range.start <= spec.offset && spec.range().end <= g.range.end)
+                .collect();
+            assert_eq!(of.len(), 1, "{}", spec.name);
+            assert_eq!(of[0].decay, spec.shape.len() > 1, "{}", spec.name);
+        }
+        assert!(
+            groups
+                .windows(2)
+                .all(|pair| pair[0].range.end <= pair[1].range.start)
+        );
+    }
+
+    /// With zero gradients an update is decay alone.
+    #[test]
+    fn only_matrices_decay() {
+        let mae = mae();
+        let before = mae.params.to_vec().unwrap();
+        let grads = mae.params.zeros_like_flat().unwrap();
+        AdamW::new(&mae.params, SETTINGS)
+            .unwrap()
+            .step(&mae.params, &grads, 0.1, 1)
+            .unwrap();
+        let after = mae.params.to_vec().unwrap();
+        for spec in mae.params.specs() {
+            for (a, b) in after[spec.range()].iter().zip(&before[spec.range()]) {
+                let expected = if spec.decay {
+                    b * (1.0 - 0.1 * 0.5)
+                } else {
+                    *b
+                };
+                assert!(
+                    (a - expected).abs() <= 1e-6 * expected.abs(),
+                    "{}",
+                    spec.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn saved_moments_continue_to_the_bit() {
+        let (one, two) = (mae(), mae());
+        let grads = one.params.zeros_like_flat().unwrap();
+        let ramp: Vec<f32> = (0..64).map(|i| (i as f32 - 31.5) * 1e-2).collect();
+        for spec in one.params.specs() {
+            write_range(
+                &grads,
+                spec.offset..spec.offset + spec.len.min(64),
+                &ramp[..spec.len.min(64)],
+            )
+            .unwrap();
+        }
+        let mut straight = AdamW::new(&one.params, SETTINGS).unwrap();
+        for step in 1..=4 {
+            straight.step(&one.params, &grads, 1e-3, step).unwrap();
+        }
+        let mut first = AdamW::new(&two.params, SETTINGS).unwrap();
+        for step in 1..=2 {
+            first.step(&two.params, &grads, 1e-3, step).unwrap();
+        }
+        let state = first.state(&two.params).unwrap();
+        let mut second = AdamW::new(&two.params, SETTINGS).unwrap();
+        second.load_state(&two.params, &state).unwrap();
+        for step in 3..=4 {
+            second.step(&two.params, &grads, 1e-3, step).unwrap();
+        }
+        assert_eq!(one.params.to_vec().unwrap(), two.params.to_vec().unwrap());
+        assert_eq!(
+            straight.state(&one.params).unwrap(),
+            second.state(&two.params).unwrap()
+        );
+    }
+
+    #[test]
+    fn missing_moments_are_named() {
+        let mae = mae();
+        let mut adamw = AdamW::new(&mae.params, SETTINGS).unwrap();
+        let mut state = adamw.state(&mae.params).unwrap();
+        state.remove("exp_avg_sq.cls_token");
+        let error = adamw
+            .load_state(&mae.params, &state)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("exp_avg_sq.cls_token"), "{error}");
+    }
+}
