@@ -1,1 +1,295 @@
-//! Not yet written.
+//! From a decoded image to the pixels of a slot: crop, resize, flip.
+//!
+//! Crop then resize, as torchvision: the resize never reads outside the crop. Pixels stay 8-bit; normalising, and augmentations
+//! that need floats, are left to the device.
+
+mod crop;
+mod resize;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::resize::Resizer;
+use crate::decode::{BadImage, ImageSize, Rect, Region, Wanted};
+use crate::rng::Draws;
+
+/// How an image becomes a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Transform {
+    /// For training: a random part, resized to the sample's size, mirrored in half of all cases.
+    ///
+    /// The part is that of torchvision's `RandomResizedCrop`.
+    Train {
+        /// Least and greatest share of the image's area.
+        scale: (f64, f64),
+        /// Least and greatest width / height.
+        ratio: (f64, f64),
+        /// Mirror left and right at random.
+        flip: bool,
+    },
+    /// For evaluation: the short side resized to `resize` pixels, then the centre cut out (torchvision's `Resize` and `CenterCrop`).
+    Eval {
+        /// Short side after resizing. At the image's own size nothing is resampled.
+        resize: u32,
+    },
+}
+
+impl Default for Transform {
+    /// The MAE recipe: scale 0.2–1, ratio 3/4–4/3, flip.
+    fn default() -> Self {
+        Transform::Train {
+            scale: (0.2, 1.0),
+            ratio: (3.0 / 4.0, 4.0 / 3.0),
+            flip: true,
+        }
+    }
+}
+
+/// What one image goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImagePlan {
+    /// The part of the image that is used.
+    part: Rect,
+    /// What the part is resized to.
+    resized: ImageSize,
+    /// Column and row of the resized part at which the sample starts.
+    offset: (u32, u32),
+    flip: bool,
+}
+
+impl ImagePlan {
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            part: self.part,
+            size: self.resized,
+        }
+    }
+}
+
+/// Crops, resizes and flips; one belongs to each worker thread and keeps its memory between images.
+pub(crate) struct Augmenter {
+    transform: Transform,
+    size: ImageSize,
+    max_pixels: u64,
+    resizer: Resizer,
+    scratch: Vec<u8>,
+}
+
+impl Augmenter {
+    /// Makes samples of `size`; refuses images that would have more than `max_pixels` pixels on the way.
+    pub(crate) fn new(transform: Transform, size: ImageSize, max_pixels: u64) -> Self {
+        Augmenter {
+            transform,
+            size,
+            max_pixels,
+            resizer: Resizer::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Decides about an image of size `image`. Draws the flip first, then the crop.
+    pub(crate) fn plan(&self, image: ImageSize, draws: &mut Draws) -> Result<ImagePlan, BadImage> {
+        match self.transform {
+            Transform::Train { scale, ratio, flip } => {
+                let flip = flip && draws.coin();
+                let part = crop::random_resized_crop(image, scale, ratio, draws);
+                Ok(ImagePlan {
+                    part,
+                    resized: self.size,
+                    offset: (0, 0),
+                    flip,
+                })
+            }
+            Transform::Eval { resize } => {
+                let resized = crop::short_side(image, resize, self.max_pixels)?;
+                let offset = crop::centre(resized, self.size);
+                let part = Rect {
+                    x: 0,
+                    y: 0,
+                    width: image.width,
+                    height: image.height,
+                };
+                Ok(ImagePlan {
+                    part,
+                    resized,
+                    offset,
+                    flip: false,
+                })
+            }
+        }
+    }
+
+    /// Carries out `plan` on decoded pixels; fills `out`, `[height, width, channels]`.
+    pub(crate) fn apply(
+        &mut self,
+        region: &Region<'_>,
+        plan: &ImagePlan,
+        out: &mut [u8],
+    ) -> Result<(), BadImage> {
+        let channels = region.channels;
+        if plan.resized == self.size {
+            self.resizer.resize(region, plan.part, self.size, out)?;
+        } else {
+            let row = plan.resized.width as usize * channels;
+            self.scratch.resize(row * plan.resized.height as usize, 0);
+            self.resizer
+                .resize(region, plan.part, plan.resized, &mut self.scratch)?;
+            let (x, y) = (plan.offset.0 as usize * channels, plan.offset.1 as usize);
+            let width = self.size.width as usize * channels;
+            for (target, source) in out
+                .chunks_exact_mut(width)
+                .zip(self.scratch.chunks_exact(row).skip(y))
+            {
+                target.copy_from_slice(&source[x..x + width]);
+            }
+        }
+        if plan.flip {
+            flip_rows(out, self.size.width as usize, channels);
+        }
+        Ok(())
+    }
+}
+
+/// Mirrors each row of `width` pixels in place.
+fn flip_rows(pixels: &mut [u8], width: usize, channels: usize) {
+    for row in pixels.chunks_exact_mut(width * channels) {
+        let mut pixels = row.chunks_exact_mut(channels);
+        while let (Some(left), Some(right)) = (pixels.next(), pixels.next_back()) {
+            left.swap_with_slice(right);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Key, Purpose};
+
+    fn draws(place: u64) -> Draws {
+        Draws::new(
+            Purpose::Crop,
+            Key {
+                seed: 0,
+                epoch: 0,
+                place,
+                repeat: 0,
+            },
+        )
+    }
+
+    fn region(pixels: &[u8], width: u32, height: u32, channels: usize) -> Region<'_> {
+        Region {
+            pixels,
+            size: ImageSize { width, height },
+            channels,
+            x: 0,
+            y: 0,
+            scale: 1,
+        }
+    }
+
+    #[test]
+    fn flip_mirrors_pixels_not_channels() {
+        let mut rgb = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+        flip_rows(&mut rgb, 2, 3);
+        assert_eq!(rgb, [4, 5, 6, 1, 2, 3, 10, 11, 12, 7, 8, 9]);
+        let mut gray = [1, 2, 3, 4, 5, 6];
+        flip_rows(&mut gray, 3, 1);
+        assert_eq!(gray, [3, 2, 1, 6, 5, 4]);
+    }
+
+    #[test]
+    fn evaluation_at_the_own_size_changes_no_pixel() {
+        let pixels: Vec<u8> = (0..32 * 32 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let size = ImageSize {
+            width: 32,
+            height: 32,
+        };
+        let mut augmenter = Augmenter::new(Transform::Eval { resize: 32 }, size, 1 << 20);
+        let plan = augmenter.plan(size, &mut draws(0)).unwrap();
+        let mut out = vec![0; pixels.len()];
+        augmenter
+            .apply(&region(&pixels, 32, 32, 3), &plan, &mut out)
+            .unwrap();
+        assert_eq!(out, pixels);
+    }
+
+    #[test]
+    fn evaluation_cuts_the_centre() {
+        // 40×20 at short side 20 is not resampled; the centre 10×10 starts at column 15, row 5.
+        let pixels: Vec<u8> = (0..20u8)
+            .flat_map(|y| (0..40u8).map(move |x| x + y))
+            .collect();
+        let size = ImageSize {
+            width: 10,
+            height: 10,
+        };
+        let mut augmenter = Augmenter::new(Transform::Eval { resize: 20 }, size, 1 << 20);
+        let plan = augmenter
+            .plan(
+                ImageSize {
+                    width: 40,
+                    height: 20,
+                },
+                &mut draws(0),
+            )
+            .unwrap();
+        let mut out = vec![0; 100];
+        augmenter
+            .apply(&region(&pixels, 40, 20, 1), &plan, &mut out)
+            .unwrap();
+        assert_eq!((out[0], out[9], out[90], out[99]), (20, 29, 29, 38));
+    }
+
+    #[test]
+    fn a_scratch_left_by_a_larger_image_does_not_show() {
+        let size = ImageSize {
+            width: 8,
+            height: 8,
+        };
+        let small: Vec<u8> = (0..16 * 9).map(|i| i as u8).collect();
+        let run = |augmenter: &mut Augmenter, pixels: &[u8], width, height| {
+            let plan = augmenter
+                .plan(ImageSize { width, height }, &mut draws(0))
+                .unwrap();
+            let mut out = vec![0; 64];
+            augmenter
+                .apply(&region(pixels, width, height, 1), &plan, &mut out)
+                .unwrap();
+            out
+        };
+        let new = || Augmenter::new(Transform::Eval { resize: 10 }, size, 1 << 20);
+        let mut used = new();
+        run(&mut used, &[200; 64 * 30], 64, 30);
+        assert_eq!(
+            run(&mut used, &small, 16, 9),
+            run(&mut new(), &small, 16, 9)
+        );
+    }
+
+    #[test]
+    fn half_of_all_plans_flip_and_none_where_it_is_off() {
+        let size = ImageSize {
+            width: 8,
+            height: 8,
+        };
+        let image = ImageSize {
+            width: 100,
+            height: 80,
+        };
+        let count = |transform| {
+            let augmenter = Augmenter::new(transform, size, 1 << 20);
+            (0..1000)
+                .filter(|&place| augmenter.plan(image, &mut draws(place)).unwrap().flip)
+                .count()
+        };
+        assert!((400..600).contains(&count(Transform::default())));
+        assert_eq!(
+            count(Transform::Train {
+                scale: (0.2, 1.0),
+                ratio: (0.75, 1.0),
+                flip: false
+            }),
+            0
+        );
+    }
+}

@@ -29,7 +29,9 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<JpegHeader, BadImage> {
         if length < 2 {
             return Err(corrupt("a segment shorter than its length field"));
         }
-        let segment = bytes.get(position + 2..position + length).ok_or(BadImage::Truncated)?;
+        let segment = bytes
+            .get(position + 2..position + length)
+            .ok_or(BadImage::Truncated)?;
         position += length;
         match marker {
             // All start-of-frame markers; the gaps are DHT, JPG and DAC.
@@ -49,7 +51,11 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<JpegHeader, BadImage> {
     let Some(end) = data.windows(2).rposition(|pair| pair == [0xff, 0xd9]) else {
         return Err(BadImage::Truncated);
     };
-    if frame.progressive && data[..end].windows(2).any(|pair| pair[0] == 0xff && (0xd0..=0xd7).contains(&pair[1])) {
+    if frame.progressive
+        && data[..end]
+            .windows(2)
+            .any(|pair| pair[0] == 0xff && (0xd0..=0xd7).contains(&pair[1]))
+    {
         // Decoded wrongly by zune-jpeg 0.5 (zune-image issue 359).
         return Err(unsupported("progressive JPEG with restart markers"));
     }
@@ -87,7 +93,16 @@ fn read_frame(marker: u8, segment: &[u8]) -> Result<Frame, BadImage> {
         0xc9..=0xcb | 0xcd..=0xcf => return Err(unsupported("arithmetic coding")),
         _ => return Err(unsupported("hierarchical JPEG")),
     }
-    let &[precision, height_high, height_low, width_high, width_low, components, ..] = segment else {
+    let &[
+        precision,
+        height_high,
+        height_low,
+        width_high,
+        width_low,
+        components,
+        ..,
+    ] = segment
+    else {
         return Err(corrupt("short frame header"));
     };
     let size = ImageSize {
@@ -110,15 +125,22 @@ fn read_frame(marker: u8, segment: &[u8]) -> Result<Frame, BadImage> {
         4 => return Err(unsupported("CMYK or YCCK colours")),
         other => return Err(unsupported(&format!("JPEG of {other} components"))),
     }
-    Ok(Frame { size, progressive: marker == 0xc2 })
+    Ok(Frame {
+        size,
+        progressive: marker == 0xc2,
+    })
 }
 
 fn corrupt(reason: &str) -> BadImage {
-    BadImage::Corrupt { reason: reason.to_owned() }
+    BadImage::Corrupt {
+        reason: reason.to_owned(),
+    }
 }
 
 fn unsupported(what: &str) -> BadImage {
-    BadImage::Unsupported { what: what.to_owned() }
+    BadImage::Unsupported {
+        what: what.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -132,19 +154,32 @@ mod tests {
 
     /// Where the frame header's marker stands.
     fn frame_at(bytes: &[u8]) -> usize {
-        bytes.windows(2).position(|pair| pair[0] == 0xff && (0xc0..=0xc2).contains(&pair[1])).unwrap()
+        bytes
+            .windows(2)
+            .position(|pair| pair[0] == 0xff && (0xc0..=0xc2).contains(&pair[1]))
+            .unwrap()
     }
 
     #[test]
     fn size_is_read() {
-        assert_eq!(inspect(&example()).unwrap().size, ImageSize { width: 40, height: 24 });
+        assert_eq!(
+            inspect(&example()).unwrap().size,
+            ImageSize {
+                width: 40,
+                height: 24
+            }
+        );
     }
 
     #[test]
     fn any_cut_is_noticed() {
         let bytes = example();
         for length in 2..bytes.len() {
-            assert_eq!(inspect(&bytes[..length]).unwrap_err(), BadImage::Truncated, "cut to {length}");
+            assert_eq!(
+                inspect(&bytes[..length]).unwrap_err(),
+                BadImage::Truncated,
+                "cut to {length}"
+            );
         }
     }
 
@@ -159,15 +194,27 @@ mod tests {
     fn unsupported_kinds_are_named() {
         let mut bytes = example();
         let frame = frame_at(&bytes);
-        for (code, word) in [(0xc3, "lossless"), (0xc9, "arithmetic"), (0xc5, "hierarchical")] {
+        for (code, word) in [
+            (0xc3, "lossless"),
+            (0xc9, "arithmetic"),
+            (0xc5, "hierarchical"),
+        ] {
             bytes[frame + 1] = code;
             assert!(inspect(&bytes).unwrap_err().to_string().contains(word));
         }
         bytes[frame + 1] = 0xc0;
-        for (at, value, word) in [(4, 12, "12 bits"), (9, 4, "CMYK"), (9, 2, "2 components"), (6, 0, "after the data")] {
+        for (at, value, word) in [
+            (4, 12, "12 bits"),
+            (9, 4, "CMYK"),
+            (9, 2, "2 components"),
+            (6, 0, "after the data"),
+        ] {
             let kept = bytes[frame + at];
             bytes[frame + at] = value;
-            assert!(inspect(&bytes).unwrap_err().to_string().contains(word), "{word}");
+            assert!(
+                inspect(&bytes).unwrap_err().to_string().contains(word),
+                "{word}"
+            );
             bytes[frame + at] = kept;
         }
         assert!(inspect(&bytes).is_ok());

@@ -97,20 +97,20 @@ pub enum BadImage {
     },
 }
 
+/// Says what is wanted of an image of a given size, or refuses the image.
+pub type Plan<'a> = dyn FnMut(ImageSize) -> Result<Wanted, BadImage> + 'a;
+
 /// A decoder of one or more image formats. One belongs to each worker thread and keeps its memory between images.
 pub trait Decoder: Send {
     /// Name and version, for the fingerprint of a run: other decoders give other pixels.
     fn name(&self) -> String;
 
-    /// Decodes what `plan` wants of the image in `bytes`. `plan` is called at most once, with the size of the whole image.
+    /// Decodes what `plan` wants of the image in `bytes`. `plan` is called at most once, with the size of the whole image, before
+    /// any pixel is decoded.
     ///
     /// # Errors
-    /// [`BadImage`] if the image, any part of it, cannot be decoded.
-    fn decode<'a>(
-        &'a mut self,
-        bytes: &[u8],
-        plan: &mut dyn FnMut(ImageSize) -> Wanted,
-    ) -> Result<Region<'a>, BadImage>;
+    /// [`BadImage`] if the image, any part of it, cannot be decoded, or if `plan` refuses it.
+    fn decode<'a>(&'a mut self, bytes: &[u8], plan: &mut Plan<'_>) -> Result<Region<'a>, BadImage>;
 }
 
 /// Makes one decoder for each worker thread.
@@ -125,7 +125,10 @@ pub(crate) struct AnyDecoder {
 impl AnyDecoder {
     /// Decodes to `channels` (1 or 3) channels, images of up to `max_pixels` pixels.
     pub(crate) fn new(channels: usize, max_pixels: u64) -> Self {
-        AnyDecoder { jpeg: ZuneDecoder::new(channels, max_pixels), png: PngDecoder::new(channels, max_pixels) }
+        AnyDecoder {
+            jpeg: ZuneDecoder::new(channels, max_pixels),
+            png: PngDecoder::new(channels, max_pixels),
+        }
     }
 }
 
@@ -134,11 +137,7 @@ impl Decoder for AnyDecoder {
         format!("{}+{}", self.jpeg.name(), self.png.name())
     }
 
-    fn decode<'a>(
-        &'a mut self,
-        bytes: &[u8],
-        plan: &mut dyn FnMut(ImageSize) -> Wanted,
-    ) -> Result<Region<'a>, BadImage> {
+    fn decode<'a>(&'a mut self, bytes: &[u8], plan: &mut Plan<'_>) -> Result<Region<'a>, BadImage> {
         match bytes {
             [0xff, 0xd8, ..] => self.jpeg.decode(bytes, plan),
             [0x89, b'P', b'N', b'G', ..] => self.png.decode(bytes, plan),
@@ -149,15 +148,22 @@ impl Decoder for AnyDecoder {
 
 fn check_pixels(size: ImageSize, limit: u64) -> Result<(), BadImage> {
     if u64::from(size.width) * u64::from(size.height) > limit {
-        return Err(BadImage::TooLarge { width: size.width, height: size.height, limit });
+        return Err(BadImage::TooLarge {
+            width: size.width,
+            height: size.height,
+            limit,
+        });
     }
     Ok(())
 }
 
 /// Runs a decoder of someone else on data of someone else: a panic there means a bad image, not the end of the run.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, BadImage>) -> Result<T, BadImage> {
-    catch_unwind(AssertUnwindSafe(decode))
-        .unwrap_or_else(|_| Err(BadImage::Corrupt { reason: "the decoder panicked".to_owned() }))
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
+        Err(BadImage::Corrupt {
+            reason: "the decoder panicked".to_owned(),
+        })
+    })
 }
 
 #[cfg(test)]
@@ -167,8 +173,16 @@ pub(crate) mod testing {
     use super::*;
 
     /// Asks for all of an image.
-    pub(crate) fn whole(size: ImageSize) -> Wanted {
-        Wanted { part: Rect { x: 0, y: 0, width: size.width, height: size.height }, size }
+    pub(crate) fn whole(size: ImageSize) -> Result<Wanted, BadImage> {
+        Ok(Wanted {
+            part: Rect {
+                x: 0,
+                y: 0,
+                width: size.width,
+                height: size.height,
+            },
+            size,
+        })
     }
 
     /// Smooth colours with some structure, `[height, width, 3]`.
@@ -180,14 +194,23 @@ pub(crate) mod testing {
                     let phase = (x * frequency + y * (seed % 5 + 1)) as f32 / 20.0;
                     (128.0 + 100.0 * phase.sin()) as u8
                 };
-                pixels.extend([wave(1 + seed % 3), wave(2), ((x * 3 + y * 5 + seed * 11) % 256) as u8 / 2 + 64]);
+                pixels.extend([
+                    wave(1 + seed % 3),
+                    wave(2),
+                    ((x * 3 + y * 5 + seed * 11) % 256) as u8 / 2 + 64,
+                ]);
             }
         }
         pixels
     }
 
     /// A JPEG of quality 90.
-    pub(crate) fn jpeg(width: u16, height: u16, pixels: &[u8], configure: impl FnOnce(&mut jpeg_encoder::Encoder<&mut Vec<u8>>)) -> Vec<u8> {
+    pub(crate) fn jpeg(
+        width: u16,
+        height: u16,
+        pixels: &[u8],
+        configure: impl FnOnce(&mut jpeg_encoder::Encoder<&mut Vec<u8>>),
+    ) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut encoder = jpeg_encoder::Encoder::new(&mut bytes, 90);
         configure(&mut encoder);
@@ -211,11 +234,23 @@ mod tests {
         let mut decoder = AnyDecoder::new(3, 1 << 20);
         let bytes = jpeg(20, 10, &picture(20, 10, 0), |_| {});
         let region = decoder.decode(&bytes, &mut whole).unwrap();
-        assert_eq!((region.size, region.pixels.len()), (ImageSize { width: 20, height: 10 }, 600));
+        assert_eq!(
+            (region.size, region.pixels.len()),
+            (
+                ImageSize {
+                    width: 20,
+                    height: 10
+                },
+                600
+            )
+        );
         for bytes in [&b"GIF89a"[..], b"RIFF....WEBP", b"", b"\xff", b"\xff\xd8"] {
             assert!(decoder.decode(bytes, &mut whole).is_err());
         }
-        assert_eq!(decoder.decode(b"GIF89a", &mut whole).unwrap_err(), BadImage::UnknownFormat);
+        assert_eq!(
+            decoder.decode(b"GIF89a", &mut whole).unwrap_err(),
+            BadImage::UnknownFormat
+        );
     }
 
     #[test]

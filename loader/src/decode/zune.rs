@@ -5,7 +5,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::{BadImage, Decoder, ImageSize, Region, Wanted, check_pixels, guarded, jpeg};
+use super::{BadImage, Decoder, Plan, Region, check_pixels, guarded, jpeg};
 
 /// Decodes baseline and progressive JPEG of one or three components to gray or RGB.
 pub struct ZuneDecoder {
@@ -18,13 +18,22 @@ pub struct ZuneDecoder {
 impl ZuneDecoder {
     /// Decodes to `channels` (1 or 3) channels, images of up to `max_pixels` pixels.
     pub fn new(channels: usize, max_pixels: u64) -> Self {
-        let colour = if channels == 1 { ColorSpace::Luma } else { ColorSpace::RGB };
+        let colour = if channels == 1 {
+            ColorSpace::Luma
+        } else {
+            ColorSpace::RGB
+        };
         let options = DecoderOptions::new_fast()
             .jpeg_set_out_colorspace(colour)
             .set_strict_mode(true)
             .set_max_width(usize::from(u16::MAX))
             .set_max_height(usize::from(u16::MAX));
-        ZuneDecoder { channels, max_pixels, options, pixels: Vec::new() }
+        ZuneDecoder {
+            channels,
+            max_pixels,
+            options,
+            pixels: Vec::new(),
+        }
     }
 }
 
@@ -33,13 +42,10 @@ impl Decoder for ZuneDecoder {
         "zune-jpeg-0.5".to_owned()
     }
 
-    fn decode<'a>(
-        &'a mut self,
-        bytes: &[u8],
-        plan: &mut dyn FnMut(ImageSize) -> Wanted,
-    ) -> Result<Region<'a>, BadImage> {
+    fn decode<'a>(&'a mut self, bytes: &[u8], plan: &mut Plan<'_>) -> Result<Region<'a>, BadImage> {
         let size = jpeg::inspect(bytes)?.size;
         check_pixels(size, self.max_pixels)?;
+        plan(size)?;
         let length = size.width as usize * size.height as usize * self.channels;
         // Nothing of an earlier image may show through where the decoder leaves pixels out.
         self.pixels.clear();
@@ -50,37 +56,63 @@ impl Decoder for ZuneDecoder {
             decoder.decode_headers().map_err(corrupt)?;
             let found = decoder.dimensions();
             if found != Some((size.width as usize, size.height as usize)) {
-                return Err(BadImage::Corrupt { reason: "two sizes in one image".to_owned() });
+                return Err(BadImage::Corrupt {
+                    reason: "two sizes in one image".to_owned(),
+                });
             }
             decoder.decode_into(pixels).map_err(corrupt)
         })?;
-        plan(size);
-        Ok(Region { pixels: &self.pixels, size, channels: self.channels, x: 0, y: 0, scale: 1 })
+        Ok(Region {
+            pixels: &self.pixels,
+            size,
+            channels: self.channels,
+            x: 0,
+            y: 0,
+            scale: 1,
+        })
     }
 }
 
 fn corrupt(error: zune_jpeg::errors::DecodeErrors) -> BadImage {
-    BadImage::Corrupt { reason: error.to_string() }
+    BadImage::Corrupt {
+        reason: error.to_string(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ImageSize;
     use super::super::testing::{jpeg, picture, whole};
     use super::*;
 
     fn mean_difference(a: &[u8], b: &[u8]) -> f64 {
         assert_eq!(a.len(), b.len());
-        a.iter().zip(b).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum::<f64>() / a.len() as f64
+        a.iter()
+            .zip(b)
+            .map(|(&a, &b)| f64::from(a.abs_diff(b)))
+            .sum::<f64>()
+            / a.len() as f64
     }
 
     #[test]
     fn colour_images_come_back() {
         let pixels = picture(61, 35, 2);
         for progressive in [false, true] {
-            let bytes = jpeg(61, 35, &pixels, |encoder| encoder.set_progressive(progressive));
+            let bytes = jpeg(61, 35, &pixels, |encoder| {
+                encoder.set_progressive(progressive)
+            });
             let mut decoder = ZuneDecoder::new(3, 1 << 20);
             let region = decoder.decode(&bytes, &mut whole).unwrap();
-            assert_eq!((region.size, region.channels), (ImageSize { width: 61, height: 35 }, 3));
+            assert_eq!(
+                (region.size, region.channels),
+                (
+                    ImageSize {
+                        width: 61,
+                        height: 35
+                    },
+                    3
+                )
+            );
             assert!(mean_difference(region.pixels, &pixels) < 8.0);
         }
     }
@@ -91,7 +123,12 @@ mod tests {
         let bytes = jpeg(40, 30, &gray, |_| {});
         let mut decoder = ZuneDecoder::new(3, 1 << 20);
         let region = decoder.decode(&bytes, &mut whole).unwrap();
-        assert!(region.pixels.chunks(3).all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2]));
+        assert!(
+            region
+                .pixels
+                .chunks(3)
+                .all(|pixel| pixel[0] == pixel[1] && pixel[1] == pixel[2])
+        );
         let first: Vec<u8> = region.pixels.iter().step_by(3).copied().collect();
         assert!(mean_difference(&first, &gray) < 3.0);
 
@@ -99,7 +136,11 @@ mod tests {
         let bytes = jpeg(40, 30, &colour, |_| {});
         let expected: Vec<u8> = colour
             .chunks(3)
-            .map(|pixel| (0.299 * f32::from(pixel[0]) + 0.587 * f32::from(pixel[1]) + 0.114 * f32::from(pixel[2])) as u8)
+            .map(|pixel| {
+                (0.299 * f32::from(pixel[0])
+                    + 0.587 * f32::from(pixel[1])
+                    + 0.114 * f32::from(pixel[2])) as u8
+            })
             .collect();
         let mut decoder = ZuneDecoder::new(1, 1 << 20);
         let region = decoder.decode(&bytes, &mut whole).unwrap();
@@ -113,7 +154,8 @@ mod tests {
         let mut fresh = ZuneDecoder::new(3, 1 << 20);
         let expected = fresh.decode(&small, &mut whole).unwrap().pixels.to_vec();
         let mut used = ZuneDecoder::new(3, 1 << 20);
-        used.decode(&jpeg(64, 64, &picture(64, 64, 4), |_| {}), &mut whole).unwrap();
+        used.decode(&jpeg(64, 64, &picture(64, 64, 4), |_| {}), &mut whole)
+            .unwrap();
         assert_eq!(used.decode(&small, &mut whole).unwrap().pixels, expected);
     }
 
@@ -121,10 +163,15 @@ mod tests {
     fn damage_is_bad_and_never_a_panic() {
         let pixels = picture(64, 48, 5);
         for progressive in [false, true] {
-            let bytes = jpeg(64, 48, &pixels, |encoder| encoder.set_progressive(progressive));
+            let bytes = jpeg(64, 48, &pixels, |encoder| {
+                encoder.set_progressive(progressive)
+            });
             let mut decoder = ZuneDecoder::new(3, 1 << 20);
             for length in 0..bytes.len() {
-                assert!(decoder.decode(&bytes[..length], &mut whole).is_err(), "cut to {length}");
+                assert!(
+                    decoder.decode(&bytes[..length], &mut whole).is_err(),
+                    "cut to {length}"
+                );
                 // The same cut with an end marker put on: often bad, always an answer.
                 let mut ended = bytes[..length].to_vec();
                 ended.extend([0xff, 0xd9]);
@@ -142,17 +189,38 @@ mod tests {
     fn images_over_the_limit_are_refused_before_decoding() {
         let bytes = jpeg(64, 48, &picture(64, 48, 5), |_| {});
         let mut decoder = ZuneDecoder::new(3, 64 * 48 - 1);
-        assert!(matches!(decoder.decode(&bytes, &mut whole), Err(BadImage::TooLarge { width: 64, height: 48, .. })));
-        assert!(ZuneDecoder::new(3, 64 * 48).decode(&bytes, &mut whole).is_ok());
+        assert!(matches!(
+            decoder.decode(&bytes, &mut whole),
+            Err(BadImage::TooLarge {
+                width: 64,
+                height: 48,
+                ..
+            })
+        ));
+        assert!(
+            ZuneDecoder::new(3, 64 * 48)
+                .decode(&bytes, &mut whole)
+                .is_ok()
+        );
     }
 
     #[test]
     fn four_components_are_bad() {
-        let cmyk: Vec<u8> = picture(20, 16, 0).into_iter().chain(vec![0; 20 * 16]).collect();
-        for colour in [jpeg_encoder::ColorType::Cmyk, jpeg_encoder::ColorType::CmykAsYcck] {
+        let cmyk: Vec<u8> = picture(20, 16, 0)
+            .into_iter()
+            .chain(vec![0; 20 * 16])
+            .collect();
+        for colour in [
+            jpeg_encoder::ColorType::Cmyk,
+            jpeg_encoder::ColorType::CmykAsYcck,
+        ] {
             let mut bytes = Vec::new();
-            jpeg_encoder::Encoder::new(&mut bytes, 90).encode(&cmyk, 20, 16, colour).unwrap();
-            let error = ZuneDecoder::new(3, 1 << 20).decode(&bytes, &mut whole).unwrap_err();
+            jpeg_encoder::Encoder::new(&mut bytes, 90)
+                .encode(&cmyk, 20, 16, colour)
+                .unwrap();
+            let error = ZuneDecoder::new(3, 1 << 20)
+                .decode(&bytes, &mut whole)
+                .unwrap_err();
             assert!(matches!(error, BadImage::Unsupported { .. }));
         }
     }
