@@ -10,15 +10,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused a file operation.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason}", path.display())]
     Io {
         /// What was tried, as a verb: "read", "create", …
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
+        /// The system's reason. Part of the message, hence not also a `source()`.
+        reason: std::io::Error,
     },
 
     /// A shard spec that cannot be understood or names a kind of source that is not supported.
@@ -185,10 +184,10 @@ impl Error {
         path: impl AsRef<Path>,
     ) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
-        move |source| Error::Io {
+        move |reason| Error::Io {
             action,
             path,
-            source,
+            reason,
         }
     }
 }

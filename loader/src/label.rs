@@ -50,6 +50,52 @@ impl fmt::Display for LabelSource {
     }
 }
 
+/// A label as it stands in a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RawLabel {
+    Index(u32),
+    Name(String),
+}
+
+impl LabelSource {
+    /// Suffix of the member that holds the label.
+    pub(crate) fn suffix(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Cls => Some("cls"),
+            Self::Json { suffix, .. } => Some(suffix),
+        }
+    }
+
+    /// Reads the label out of the member's bytes.
+    pub(crate) fn parse(&self, bytes: &[u8]) -> Result<RawLabel, String> {
+        let Self::Json { field, .. } = self else {
+            return parse_index(bytes);
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|e| format!("not JSON ({e})"))?;
+        match value.get(field) {
+            Some(serde_json::Value::String(name)) => Ok(RawLabel::Name(name.clone())),
+            Some(serde_json::Value::Number(number)) => {
+                let index = number.as_u64().and_then(|n| u32::try_from(n).ok());
+                index
+                    .map(RawLabel::Index)
+                    .ok_or_else(|| format!("`{field}` is {number}, not a class index"))
+            }
+            Some(_) => Err(format!("`{field}` is neither a string nor a class index")),
+            None => Err(format!("it has no field `{field}`")),
+        }
+    }
+}
+
+fn parse_index(bytes: &[u8]) -> Result<RawLabel, String> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default().trim();
+    text.parse().map(RawLabel::Index).map_err(|_| {
+        let shown: String = String::from_utf8_lossy(bytes).chars().take(20).collect();
+        format!("`{shown}` is not a class index")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +107,31 @@ mod tests {
         }
         for text in ["", "json", "json:", "cls:x", "txt:a"] {
             assert!(text.parse::<LabelSource>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_are_read_from_text_and_json() {
+        let cls = LabelSource::Cls;
+        assert_eq!(cls.parse(b" 7\n"), Ok(RawLabel::Index(7)));
+        for bad in [&b""[..], b"-1", b"cat", b"4294967296", b"\xff"] {
+            assert!(cls.parse(bad).is_err(), "{bad:?}");
+        }
+        let json: LabelSource = "json:wnid".parse().unwrap();
+        assert_eq!(
+            json.parse(br#"{"wnid": "n01"}"#),
+            Ok(RawLabel::Name("n01".into()))
+        );
+        assert_eq!(json.parse(br#"{"wnid": 3}"#), Ok(RawLabel::Index(3)));
+        for bad in [
+            &b"{"[..],
+            b"{}",
+            b"[]",
+            br#"{"wnid": null}"#,
+            br#"{"wnid": 1.5}"#,
+            br#"{"wnid": -1}"#,
+        ] {
+            assert!(json.parse(bad).is_err(), "{bad:?}");
         }
     }
 }

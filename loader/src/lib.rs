@@ -8,13 +8,16 @@
 
 pub mod augment;
 mod batch;
+mod classes;
 mod config;
 pub mod dataset;
 pub mod decode;
 pub mod error;
 pub mod label;
 mod mask;
+pub mod open;
 mod order;
+mod parallel;
 mod pipeline;
 mod rng;
 pub mod sample;
@@ -22,6 +25,8 @@ pub mod shard;
 pub mod source;
 pub mod spec;
 
+pub use augment::Transform;
+pub use classes::CLASSES_FILE;
 pub use dataset::{Dataset, DatasetOptions, ShardInfo};
 pub use error::{Error, Result};
 pub use label::LabelSource;

@@ -1,1 +1,548 @@
-//! Shard specs.
+//! Shard specs: what a user writes to name shards, resolved to files and commands.
+//!
+//! | spec | names |
+//! | --- | --- |
+//! | `data/train-000000.tar` | a file |
+//! | `data/` | all shards of a folder, where they are of one set |
+//! | `data/train-*.tar` | the files that match, in order of name |
+//! | `data/train-{000000..000146}.tar` | each number of the range; `{a,b}` each alternative |
+//! | `a.tar::b.tar` | both |
+//! | `shards.txt` | a spec a line, relative to the list's folder; `#` starts a comment |
+//! | `data/index.json` | the shards of a wids index, in its order |
+//! | `pipe:curl -sL https://host/a.tar` | what a shell command writes |
+//!
+//! Commands run only where the user writes them: in a list or an index they are refused.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use webdataset::core::utils::expand_urls;
+
+use crate::error::{Error, Result};
+use crate::shard::Index;
+
+/// The most shards that one spec may expand to.
+const MAX_SHARDS: u64 = 1_000_000;
+const MAX_SPEC_BYTES: usize = 64 << 10;
+const MAX_BRACE_DEPTH: usize = 16;
+const SHARD_ENDINGS: [&str; 3] = [".tar", ".tar.gz", ".tgz"];
+
+/// A shard before it is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardRef {
+    /// The shard as named by the spec.
+    pub name: String,
+    /// Where its bytes come from.
+    pub place: Place,
+}
+
+/// Where a shard's bytes come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// The standard output of a shell command.
+    Pipe(String),
+}
+
+impl ShardRef {
+    /// The name without the folder.
+    pub fn base_name(&self) -> &str {
+        match &self.place {
+            Place::File(path) => path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or(&self.name),
+            Place::Pipe(_) => &self.name,
+        }
+    }
+
+    /// The file, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.place {
+            Place::File(path) => Some(path),
+            Place::Pipe(_) => None,
+        }
+    }
+}
+
+/// What specs resolve to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardSet {
+    /// The shards in order.
+    pub shards: Vec<ShardRef>,
+    /// Folders whose shards were asked for as a whole.
+    pub folders: Vec<PathBuf>,
+}
+
+/// Resolves specs, in their order.
+///
+/// # Errors
+/// Where a spec is malformed, names nothing, expands beyond all reason, or names a folder of several sets.
+pub fn resolve<S: AsRef<str>>(specs: &[S]) -> Result<ShardSet> {
+    let mut set = ShardSet::default();
+    for spec in specs {
+        add(&mut set, spec.as_ref(), None)?;
+    }
+    if set.shards.is_empty() {
+        let spec = specs
+            .iter()
+            .map(|s| s.as_ref())
+            .collect::<Vec<_>>()
+            .join(" ");
+        return Err(Error::NoShards {
+            spec,
+            reason: "no spec was given".into(),
+        });
+    }
+    Ok(set)
+}
+
+/// `list`: the folder of the list the spec stands in, where it is not the user's own.
+fn add(set: &mut ShardSet, spec: &str, list: Option<&Path>) -> Result<()> {
+    let bad = |reason: String| Error::Spec {
+        spec: spec.to_owned(),
+        reason,
+    };
+    // A file may bear any name; one that is there is meant, whatever its characters mean in a spec.
+    if !spec.starts_with("pipe:") && list.unwrap_or(Path::new("")).join(spec).exists() {
+        return add_one(set, spec, spec, list);
+    }
+    check_expansion(spec).map_err(bad)?;
+    for name in expand_urls(spec).map_err(|e| bad(e.to_string()))? {
+        add_one(set, &name, spec, list)?;
+    }
+    Ok(())
+}
+
+fn add_one(set: &mut ShardSet, name: &str, spec: &str, list: Option<&Path>) -> Result<()> {
+    let bad = |reason: &str| Error::Spec {
+        spec: spec.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let none = |reason: String| Error::NoShards {
+        spec: spec.to_owned(),
+        reason,
+    };
+    if let Some(command) = name.strip_prefix("pipe:") {
+        if list.is_some() {
+            return Err(bad(
+                "`pipe:` runs a command and is accepted only from the command line or the configuration",
+            ));
+        }
+        set.shards.push(ShardRef {
+            name: name.to_owned(),
+            place: Place::Pipe(command.to_owned()),
+        });
+        return Ok(());
+    }
+    let plain = name
+        .strip_prefix("file://")
+        .or_else(|| name.strip_prefix("file:"))
+        .unwrap_or(name);
+    if let Some((scheme, _)) = plain.split_once("://") {
+        let reason = format!(
+            "{scheme}: is not read directly; use `pipe:` with a command that fetches it, such as \
+                              `pipe:curl -sL URL`"
+        );
+        return Err(bad(&reason));
+    }
+    if plain.is_empty() {
+        return Err(bad("an empty name"));
+    }
+    let path = list.map_or_else(|| PathBuf::from(plain), |folder| folder.join(plain));
+    let shown = path.display().to_string();
+
+    if path.is_dir() {
+        let shards = folder_shards(&path)?;
+        set.shards.extend(shards.into_iter().map(file_ref));
+        set.folders.push(path);
+    } else if path.exists() {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("txt") if list.is_none() => add_list(set, &path)?,
+            Some("json") if list.is_none() => add_index(set, &path)?,
+            _ => set.shards.push(file_ref(path)),
+        }
+    } else if plain.contains(['*', '?', '[']) {
+        let matches = glob::glob(&shown).map_err(|e| bad(&e.to_string()))?;
+        let before = set.shards.len();
+        for found in matches {
+            let found = found.map_err(|e| none(e.to_string()))?;
+            let hidden = found
+                .file_name()
+                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+            if found.is_file() && !hidden && !is_companion(&found) {
+                set.shards.push(file_ref(found));
+            }
+        }
+        if set.shards.len() == before {
+            return Err(none(format!("no file matches {shown}")));
+        }
+    } else {
+        return Err(none(format!("there is no file or folder {shown}")));
+    }
+    Ok(())
+}
+
+fn file_ref(path: PathBuf) -> ShardRef {
+    ShardRef {
+        name: path.display().to_string(),
+        place: Place::File(path),
+    }
+}
+
+/// `train-*` also matches what stands beside shards.
+fn is_companion(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|e| e == "json" || e == "txt" || e == "md")
+}
+
+fn add_list(set: &mut ShardSet, path: &Path) -> Result<()> {
+    let text = fs::read_to_string(path).map_err(Error::io("read list", path))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let before = set.shards.len();
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        add(set, line, Some(folder))?;
+    }
+    if set.shards.len() == before {
+        return Err(Error::NoShards {
+            spec: path.display().to_string(),
+            reason: "the list is empty".into(),
+        });
+    }
+    Ok(())
+}
+
+fn add_index(set: &mut ShardSet, path: &Path) -> Result<()> {
+    let bad = |reason: String| Error::Index {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let index = Index::read(path)?.ok_or_else(|| bad("has gone".into()))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for entry in &index.shardlist {
+        let url = Path::new(&entry.url);
+        let inside = url
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !inside || entry.url.contains("://") || entry.url.starts_with("pipe:") {
+            return Err(bad(format!(
+                "names `{}`; only files in or below the index's own folder are read",
+                entry.url
+            )));
+        }
+        let shard = folder.join(url);
+        if !shard.is_file() {
+            return Err(bad(missing_shard(&entry.url)));
+        }
+        set.shards.push(file_ref(shard));
+    }
+    if index.shardlist.is_empty() {
+        return Err(bad("lists no shards".into()));
+    }
+    Ok(())
+}
+
+/// What to say of a shard that an index lists and its folder lacks.
+pub(crate) fn missing_shard(name: &str) -> String {
+    format!(
+        "lists {name}, which is not there: the folder was not copied whole, or writing it was interrupted. Complete it, \
+         or run `mae index` on the folder to go on with what is there"
+    )
+}
+
+/// The shards in `folder`, in order of name.
+fn folder_shards(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut sets: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(Error::io("read folder", folder))? {
+        let path = entry.map_err(Error::io("read folder", folder))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if let (false, Some(pattern)) = (name.starts_with('.'), set_pattern(name)) {
+            if path.is_file() {
+                sets.entry(pattern).or_default().push(path);
+            }
+        }
+    }
+    if sets.len() > 1 {
+        let choices = sets
+            .keys()
+            .map(|pattern| folder.join(pattern).display().to_string())
+            .collect();
+        return Err(Error::MixedPrefixes {
+            folder: folder.to_path_buf(),
+            choices,
+        });
+    }
+    let mut shards = sets.into_values().next().ok_or_else(|| Error::NoShards {
+        spec: folder.display().to_string(),
+        reason: format!(
+            "the folder has no file ending in {}",
+            SHARD_ENDINGS.join(", ")
+        ),
+    })?;
+    shards.sort();
+    Ok(shards)
+}
+
+/// `train-000012.tar.gz` → `train-*.tar.gz`; `None` for what is not a shard.
+fn set_pattern(name: &str) -> Option<String> {
+    let ending = SHARD_ENDINGS
+        .iter()
+        .find(|ending| name.ends_with(**ending))?;
+    let stem = &name[..name.len() - ending.len()];
+    let prefix = stem.trim_end_matches(|c: char| c.is_ascii_digit());
+    if prefix.len() == stem.len() {
+        Some(name.to_owned())
+    } else {
+        Some(format!("{prefix}*{ending}"))
+    }
+}
+
+/// Bounds what brace expansion would give before it is done: it happens all at once, in memory.
+fn check_expansion(spec: &str) -> std::result::Result<(), String> {
+    if spec.len() > MAX_SPEC_BYTES {
+        return Err(format!("is longer than {MAX_SPEC_BYTES} bytes"));
+    }
+    /// An open brace: the expansions of its alternatives before the last comma, and of the one after it.
+    struct Group {
+        start: usize,
+        finished: u64,
+        current: u64,
+        plain: bool,
+    }
+    let mut open: Vec<Group> = Vec::new();
+    let mut total = 1_u64;
+    let mut escaped = false;
+    for (at, symbol) in spec.bytes().enumerate() {
+        if std::mem::take(&mut escaped) {
+            continue;
+        }
+        match symbol {
+            b'\\' => escaped = true,
+            b'{' if open.len() == MAX_BRACE_DEPTH => {
+                return Err(format!("nests braces deeper than {MAX_BRACE_DEPTH}"));
+            }
+            b'{' => {
+                if let Some(group) = open.last_mut() {
+                    group.plain = false;
+                }
+                open.push(Group {
+                    start: at + 1,
+                    finished: 0,
+                    current: 1,
+                    plain: true,
+                });
+            }
+            b',' => {
+                if let Some(group) = open.last_mut() {
+                    group.finished = group.finished.saturating_add(group.current);
+                    (group.current, group.plain) = (1, false);
+                }
+            }
+            b'}' => {
+                // An unbalanced one is for the expansion itself to name.
+                let Some(group) = open.pop() else { continue };
+                let count = match group.plain {
+                    true => range_len(&spec[group.start..at])?,
+                    false => group.finished.saturating_add(group.current),
+                };
+                let outer = open
+                    .last_mut()
+                    .map_or(&mut total, |group| &mut group.current);
+                *outer = outer.saturating_mul(count);
+            }
+            _ => {}
+        }
+    }
+    if total > MAX_SHARDS {
+        Err(format!("expands to more than {MAX_SHARDS} shards"))
+    } else {
+        Ok(())
+    }
+}
+
+/// How many names `a..b` or `a..b..step` stands for; 1 for any other text.
+fn range_len(text: &str) -> std::result::Result<u64, String> {
+    let mut parts = text.split("..");
+    let (Some(first), Some(last)) = (parts.next(), parts.next()) else {
+        return Ok(1);
+    };
+    let (Ok(first), Ok(last)) = (first.parse::<i128>(), last.parse::<i128>()) else {
+        // Letters: a range of at most the alphabet in both cases and what lies between.
+        return Ok(64);
+    };
+    if first.abs().max(last.abs()) > 1_000_000_000_000_000 {
+        return Err("has a range of numbers beyond 10^15".into());
+    }
+    let step = parts
+        .next()
+        .and_then(|step| step.parse::<i64>().ok())
+        .map_or(1, |step| step.unsigned_abs().max(1));
+    Ok(first.abs_diff(last) as u64 / step + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            fs::write(dir.path().join(file), b"").unwrap();
+        }
+        dir
+    }
+
+    fn names(dir: &tempfile::TempDir, spec: &str) -> Result<Vec<String>> {
+        let spec = dir.path().join(spec).display().to_string();
+        Ok(resolve(&[spec])?
+            .shards
+            .iter()
+            .map(|s| s.base_name().to_owned())
+            .collect())
+    }
+
+    #[test]
+    fn files_globs_braces_and_lists_name_shards() {
+        let dir = folder(&[
+            "a-00.tar",
+            "a-01.tar",
+            "a-02.tar.gz",
+            "a-notes.txt",
+            "b.tar",
+            "odd{1}.tar",
+            ".a-03.tar.partial",
+        ]);
+        assert_eq!(names(&dir, "b.tar").unwrap(), ["b.tar"]);
+        assert_eq!(names(&dir, "odd{1}.tar").unwrap(), ["odd{1}.tar"]);
+        assert_eq!(
+            names(&dir, "a-*").unwrap(),
+            ["a-00.tar", "a-01.tar", "a-02.tar.gz"]
+        );
+        assert_eq!(
+            names(&dir, "a-{01..00}.tar").unwrap(),
+            ["a-01.tar", "a-00.tar"]
+        );
+        let both = format!("b.tar::file:{}/a-00.tar", dir.path().display());
+        assert_eq!(names(&dir, &both).unwrap(), ["b.tar", "a-00.tar"]);
+
+        fs::write(
+            dir.path().join("list.txt"),
+            "# mine\nb.tar\n\na-{00..01}.tar\n",
+        )
+        .unwrap();
+        assert_eq!(
+            names(&dir, "list.txt").unwrap(),
+            ["b.tar", "a-00.tar", "a-01.tar"]
+        );
+        fs::write(dir.path().join("list.txt"), "pipe:true\n").unwrap();
+        assert!(
+            matches!(names(&dir, "list.txt"), Err(Error::Spec { .. })),
+            "a list may not run commands"
+        );
+    }
+
+    #[test]
+    fn a_folder_of_one_set_is_that_set_and_of_several_an_error() {
+        let dir = folder(&[
+            "train-000.tar.gz",
+            "train-001.tar.gz",
+            "classes.json",
+            ".train-002.tar.partial",
+        ]);
+        assert_eq!(
+            names(&dir, "").unwrap(),
+            ["train-000.tar.gz", "train-001.tar.gz"]
+        );
+
+        fs::write(dir.path().join("test-000.tar.gz"), b"").unwrap();
+        let Err(Error::MixedPrefixes { choices, .. }) = names(&dir, "") else {
+            panic!("mixed sets were accepted")
+        };
+        let bases: Vec<_> = choices
+            .iter()
+            .map(|c| c.rsplit('/').next().unwrap())
+            .collect();
+        assert_eq!(bases, ["test-*.tar.gz", "train-*.tar.gz"]);
+        assert_eq!(
+            resolve(&choices[1..]).unwrap().shards.len(),
+            2,
+            "a choice can be used as it is printed"
+        );
+
+        let empty = folder(&["readme.md"]);
+        assert!(matches!(names(&empty, ""), Err(Error::NoShards { .. })));
+    }
+
+    #[test]
+    fn an_index_lists_only_its_own_folder() {
+        let dir = folder(&["a.tar"]);
+        let index = |url: &str| {
+            let text = format!(
+                r#"{{"__kind__":"wids-shard-index-v1","wids_version":1,"shardlist":[{{"url":"{url}","nsamples":1,"filesize":0}}]}}"#
+            );
+            fs::write(dir.path().join("index.json"), text).unwrap();
+            names(&dir, "index.json")
+        };
+        assert_eq!(index("a.tar").unwrap(), ["a.tar"]);
+        for hostile in [
+            "../a.tar",
+            "/etc/passwd",
+            "pipe:id",
+            "x/../../a.tar",
+            "http://host/a.tar",
+        ] {
+            let error = index(hostile).unwrap_err();
+            assert!(
+                error.to_string().contains("own folder"),
+                "{hostile}: {error}"
+            );
+        }
+        assert!(
+            index("gone.tar")
+                .unwrap_err()
+                .to_string()
+                .contains("not there")
+        );
+    }
+
+    #[test]
+    fn expansion_is_counted_before_it_is_done() {
+        assert_eq!(range_len("000..146"), Ok(147));
+        assert_eq!(range_len("10..0..5"), Ok(3));
+        assert_eq!(range_len("x"), Ok(1));
+        for fine in [
+            "a{0..99}{0..99}{0..99}",
+            "{a,b{0..9},{c,d}}",
+            "x{y}z",
+            "\\{1..9999999999\\}",
+        ] {
+            assert_eq!(check_expansion(fine), Ok(()), "{fine}");
+        }
+        let deep = "{".repeat(100);
+        for hostile in [
+            "{0..9999999999}",
+            "{0..999}{0..999}{0..999}",
+            "{1..99999999999999999999}",
+            deep.as_str(),
+        ] {
+            assert!(
+                matches!(resolve(&[hostile]), Err(Error::Spec { .. })),
+                "{hostile}"
+            );
+        }
+    }
+
+    #[test]
+    fn remote_names_say_what_to_use() {
+        let error = resolve(&["s3://bucket/a.tar"]).unwrap_err().to_string();
+        assert!(error.contains("pipe:"), "{error}");
+    }
+}

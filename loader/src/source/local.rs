@@ -1,0 +1,106 @@
+//! Positioned reads from a local file, from many threads without a lock.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// A local file of fixed length, read by offset.
+///
+/// Large datasets have more shards than a process may have open files (often 1,024), so a source either keeps its file
+/// open or opens it for each read: a few microseconds, against milliseconds for decoding the image.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    size: u64,
+    file: Option<File>,
+}
+
+impl Source {
+    /// Opens the file at `path`, to keep it open or not.
+    ///
+    /// # Errors
+    /// Where the file cannot be opened or is not a regular file.
+    pub fn open(path: &Path, keep_open: bool) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let metadata = file.metadata().map_err(Error::io("read", path))?;
+        if !metadata.is_file() {
+            let reason = io::Error::other("not a regular file");
+            return Err(Error::Io {
+                action: "open",
+                path: path.to_path_buf(),
+                reason,
+            });
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            size: metadata.len(),
+            file: keep_open.then_some(file),
+        })
+    }
+
+    /// A source over a file that may have no name any more.
+    pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
+        let size = file.metadata().map_err(Error::io("read", path))?.len();
+        Ok(Self {
+            path: path.to_path_buf(),
+            size,
+            file: Some(file),
+        })
+    }
+
+    /// Length in bytes when the source was opened.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The file that is read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fills `buffer` from `offset` on.
+    ///
+    /// # Errors
+    /// The system's, and `UnexpectedEof` where the file ends before.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match &self.file {
+            Some(file) => file.read_exact_at(buffer, offset),
+            None => File::open(&self.path)?.read_exact_at(buffer, offset),
+        }
+    }
+}
+
+/// Reads a source from start to end, skipping cheaply; for the header scan.
+#[derive(Debug)]
+pub(crate) struct SourceReader<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) position: u64,
+}
+
+impl io::Read for SourceReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.source.size.saturating_sub(self.position);
+        let take = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.source
+            .read_exact_at(&mut buffer[..take], self.position)?;
+        self.position += take as u64;
+        Ok(take)
+    }
+}
+
+impl io::Seek for SourceReader<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            io::SeekFrom::Start(offset) => Some(offset),
+            io::SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
+            io::SeekFrom::End(delta) => self.source.size.checked_add_signed(delta),
+        };
+        self.position = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.position)
+    }
+}
