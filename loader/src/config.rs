@@ -1,1 +1,356 @@
-//! Not yet written.
+//! What a loader is asked for: the builder's raw settings first, one validated [`Settings`] after.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::augment::{Resizer, Transform};
+use crate::batch::BatchShape;
+use crate::dataset::Dataset;
+use crate::decode::{AnyDecoder, Decoder, ImageSize};
+use crate::error::{Error, Result};
+use crate::order::{Order, Slices, Window};
+use crate::pipeline::{Loader, Samples};
+
+/// The most pixels that an image may have unless told otherwise: Pillow's own limit before it warns of a decompression bomb.
+const MAX_PIXELS: u64 = 89_478_485;
+
+/// Masks that keep `keep` of `patches` patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MaskShape {
+    pub(crate) patches: usize,
+    pub(crate) keep: usize,
+}
+
+/// A loader's settings, checked and complete.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) size: ImageSize,
+    pub(crate) channels: usize,
+    pub(crate) transform: Transform,
+    pub(crate) masks: Option<MaskShape>,
+    pub(crate) seed: u64,
+    pub(crate) threads: usize,
+    pub(crate) epochs: u64,
+    pub(crate) prefetch: usize,
+    pub(crate) max_bad_fraction: f64,
+    pub(crate) max_pixels: u64,
+    pub(crate) slices: Slices,
+    pub(crate) labels: bool,
+}
+
+impl Settings {
+    pub(crate) fn batch_shape(&self) -> BatchShape {
+        let masks = self.masks.unwrap_or(MaskShape { patches: 0, keep: 0 });
+        BatchShape {
+            slots: self.slices.batch as usize,
+            image: self.size.width as usize * self.size.height as usize * self.channels,
+            keep: masks.keep,
+            patches: masks.patches,
+            labels: self.labels,
+        }
+    }
+
+    /// The epoch that draws are keyed by: evaluation sees the same crops and masks in every epoch.
+    pub(crate) fn draw_epoch(&self, epoch: u64) -> u64 {
+        match self.transform {
+            Transform::Train { .. } => epoch,
+            Transform::Eval { .. } => 0,
+        }
+    }
+}
+
+/// Settings of a [`Loader`]; made by [`Loader::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct LoaderBuilder {
+    dataset: Arc<Dataset>,
+    size: ImageSize,
+    channels: usize,
+    batch: usize,
+    transform: Transform,
+    masks: Option<MaskShape>,
+    seed: u64,
+    threads: usize,
+    epochs: u64,
+    rank: usize,
+    world: usize,
+    window: Window,
+    prefetch: usize,
+    max_bad_fraction: f64,
+    max_pixels: u64,
+    drop_last: Option<bool>,
+}
+
+impl LoaderBuilder {
+    pub(crate) fn new(dataset: Arc<Dataset>) -> Self {
+        LoaderBuilder {
+            dataset,
+            size: ImageSize { width: 224, height: 224 },
+            channels: 3,
+            batch: 64,
+            transform: Transform::default(),
+            masks: None,
+            seed: 0,
+            threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            epochs: 1,
+            rank: 0,
+            world: 1,
+            window: Window::All,
+            prefetch: 2,
+            max_bad_fraction: 0.01,
+            max_pixels: MAX_PIXELS,
+            drop_last: None,
+        }
+    }
+
+    /// Rows and columns of a sample. Default: 224 × 224.
+    pub fn image_size(mut self, height: u32, width: u32) -> Self {
+        self.size = ImageSize { width, height };
+        self
+    }
+
+    /// 3 for RGB (the default; gray images are copied into all three), 1 for gray (colour images become their luma).
+    pub fn channels(mut self, channels: usize) -> Self {
+        self.channels = channels;
+        self
+    }
+
+    /// Samples in a batch of this rank. Default: 64.
+    pub fn batch_size(mut self, samples: usize) -> Self {
+        self.batch = samples;
+        self
+    }
+
+    /// How an image becomes a sample. Default: [`Transform::default`].
+    ///
+    /// Training transforms come in shuffled order, evaluation in the data set's own order.
+    pub fn transform(mut self, transform: Transform) -> Self {
+        self.transform = transform;
+        self
+    }
+
+    /// Draw a mask for each sample that keeps `keep` of `patches` patches. Default: no masks.
+    ///
+    /// In evaluation the mask depends on seed and place alone, so that it is the same in every epoch.
+    pub fn masks(mut self, patches: usize, keep: usize) -> Self {
+        self.masks = Some(MaskShape { patches, keep });
+        self
+    }
+
+    /// What order, crops, flips and masks are drawn from. Default: 0.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Worker threads, which read, decode and resize. Default: one for each core. The batches do not depend on it.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Epochs after which the batches end, counted from the very first epoch also where iteration starts later. Default: 1.
+    pub fn epochs(mut self, epochs: u64) -> Self {
+        self.epochs = epochs;
+        self
+    }
+
+    /// This process is rank `rank` of `world`, and reads its slice of every global batch of `world × batch_size` samples.
+    /// Default: rank 0 of 1.
+    pub fn rank(mut self, rank: usize, world: usize) -> Self {
+        self.rank = rank;
+        self.world = world;
+        self
+    }
+
+    /// How far the shuffle reaches. Default: [`Window::All`].
+    pub fn window(mut self, window: Window) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Batches in preparation while another one is used, at least 1. Default: 2. Each takes the memory of a batch.
+    pub fn prefetch(mut self, batches: usize) -> Self {
+        self.prefetch = batches;
+        self
+    }
+
+    /// The share of samples that may be bad. Default: 0.01.
+    ///
+    /// Bad samples are replaced by the next good one of their shard. Their share is judged over 1,000 samples handed over, or an
+    /// epoch where that is shorter: iteration ends with an error as soon as more are bad than may be among the samples so far, or
+    /// among these first ones.
+    pub fn max_bad_fraction(mut self, fraction: f64) -> Self {
+        self.max_bad_fraction = fraction;
+        self
+    }
+
+    /// The most pixels that an image may have; larger ones are bad. Default: 89,478,485. A worker's memory grows with it.
+    pub fn max_pixels(mut self, pixels: u64) -> Self {
+        self.max_pixels = pixels;
+        self
+    }
+
+    /// Whether to leave out the last global batch of an epoch where it is not full. Default: yes for training, no for evaluation.
+    ///
+    /// Where it is kept, its samples are dealt out evenly among the ranks, in order; every rank gets a batch, which may be empty if
+    /// fewer samples than ranks are left.
+    pub fn drop_last(mut self, drop: bool) -> Self {
+        self.drop_last = Some(drop);
+        self
+    }
+
+    /// Checks the settings and makes the loader.
+    ///
+    /// # Errors
+    /// [`Error::Config`], which names the setting and what to do about it.
+    pub fn build(self) -> Result<Loader> {
+        let counts: Vec<u32> = self.dataset.shards().iter().map(|shard| shard.samples).collect();
+        let samples = counts.iter().copied().map(u64::from).sum();
+        let settings = self.resolve(samples)?;
+        let order = match settings.transform {
+            Transform::Train { .. } => {
+                check_window(&counts, self.window)?;
+                Order::shuffled(counts, settings.seed, self.window)
+            }
+            Transform::Eval { .. } => Order::sequential(counts),
+        };
+        let fingerprint = self.fingerprint(&settings);
+        let (channels, max_pixels) = (settings.channels, settings.max_pixels);
+        let decoders = Arc::new(move || Box::new(AnyDecoder::new(channels, max_pixels)) as Box<dyn Decoder>);
+        Ok(Loader::new(self.dataset as Arc<dyn Samples>, order, settings, decoders, fingerprint))
+    }
+
+    /// The settings for a data set of `samples` samples.
+    fn resolve(&self, samples: u64) -> Result<Settings> {
+        if self.size.width == 0 || self.size.height == 0 || self.size.width.max(self.size.height) > 1 << 14 {
+            return bad("image size", format!("{}×{} is not within 1 to 16,384", self.size.height, self.size.width));
+        }
+        if self.channels != 1 && self.channels != 3 {
+            return bad("channels", format!("{} is neither 1 (gray) nor 3 (RGB)", self.channels));
+        }
+        if self.batch == 0 {
+            return bad("batch size", "must be at least 1".to_owned());
+        }
+        if self.threads == 0 || self.threads > 4096 {
+            return bad("threads", format!("{} is not within 1 to 4,096", self.threads));
+        }
+        if self.prefetch == 0 {
+            return bad("prefetch", "must be at least 1".to_owned());
+        }
+        if self.world == 0 || self.rank >= self.world {
+            return bad("rank", format!("rank {} of {} does not exist; ranks count from 0", self.rank, self.world));
+        }
+        if !(0.0..=1.0).contains(&self.max_bad_fraction) {
+            return bad("max bad fraction", format!("{} is not within 0 to 1", self.max_bad_fraction));
+        }
+        match self.masks {
+            Some(MaskShape { patches, keep }) if keep == 0 || keep > patches || u32::try_from(patches).is_err() => {
+                return bad("masks", format!("cannot keep {keep} of {patches} patches"));
+            }
+            _ => {}
+        }
+        self.check_transform()?;
+        let train = matches!(self.transform, Transform::Train { .. });
+        let slices = Slices {
+            samples,
+            batch: self.batch as u64,
+            rank: self.rank as u64,
+            world: self.world as u64,
+            drop_last: self.drop_last.unwrap_or(train),
+        };
+        if slices.steps() == 0 {
+            return bad(
+                "batch size",
+                format!(
+                    "the data set has {samples} samples, fewer than one global batch of {} × {} ranks; choose a smaller batch or \
+                     keep the last batch",
+                    self.batch, self.world
+                ),
+            );
+        }
+        Ok(Settings {
+            size: self.size,
+            channels: self.channels,
+            transform: self.transform,
+            masks: self.masks,
+            seed: self.seed,
+            threads: self.threads,
+            epochs: self.epochs,
+            prefetch: self.prefetch,
+            max_bad_fraction: self.max_bad_fraction,
+            max_pixels: self.max_pixels,
+            slices,
+            labels: self.dataset.has_labels(),
+        })
+    }
+
+    fn check_transform(&self) -> Result<()> {
+        match self.transform {
+            Transform::Train { scale, ratio, .. } => {
+                if !(scale.0 > 0.0 && scale.0 <= scale.1 && scale.1 <= 1.0) {
+                    return bad("crop scale", format!("{scale:?} must satisfy 0 < least ≤ greatest ≤ 1"));
+                }
+                if !(ratio.0 > 0.0 && ratio.0 <= ratio.1 && ratio.1.is_finite()) {
+                    return bad("crop ratio", format!("{ratio:?} must satisfy 0 < least ≤ greatest"));
+                }
+            }
+            Transform::Eval { resize } => {
+                let least = self.size.width.max(self.size.height);
+                if resize < least || resize > 1 << 14 {
+                    return bad("resize", format!("{resize} is not within the image size, {least}, and 16,384"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All that decides about the bytes of the batches, and nothing else.
+    fn fingerprint(&self, settings: &Settings) -> String {
+        let masks = settings.masks.map_or("none".to_owned(), |masks| format!("{}/{}", masks.keep, masks.patches));
+        let window = match (settings.transform, self.window) {
+            (Transform::Eval { .. }, _) => "sequential".to_owned(),
+            (_, Window::All) => "all".to_owned(),
+            (_, Window::Shards(count)) => count.to_string(),
+        };
+        let transform = match settings.transform {
+            Transform::Train { scale, ratio, flip } => format!("train scale {scale:?} ratio {ratio:?} flip {flip}"),
+            Transform::Eval { resize } => format!("eval resize {resize}"),
+        };
+        [
+            format!("dataset={}", self.dataset.digest()),
+            format!("image={}x{}x{}", settings.size.height, settings.size.width, settings.channels),
+            format!("transform={transform}"),
+            format!("masks={masks}"),
+            format!("global_batch={}", settings.slices.batch * settings.slices.world),
+            format!("drop_last={}", settings.slices.drop_last),
+            format!("window={window}"),
+            format!("seed={}", settings.seed),
+            format!("max_pixels={}", settings.max_pixels),
+            format!("decoder={}", AnyDecoder::new(settings.channels, settings.max_pixels).name()),
+            format!("resize={}", Resizer::new().instructions()),
+        ]
+        .join(";")
+    }
+}
+
+/// A window's samples are numbered by 32 bits.
+fn check_window(counts: &[u32], window: Window) -> Result<()> {
+    let shards = match window {
+        Window::All => counts.len(),
+        Window::Shards(0) => return bad("window", "must hold at least 1 shard".to_owned()),
+        Window::Shards(shards) => shards as usize,
+    };
+    // The worst case: the shuffle may bring the largest shards together.
+    let mut largest = counts.to_vec();
+    largest.sort_unstable_by(|a, b| b.cmp(a));
+    let samples: u64 = largest.iter().take(shards).copied().map(u64::from).sum();
+    if samples > u64::from(u32::MAX) {
+        return bad("window", format!("{samples} samples are too many for one window; choose fewer shards"));
+    }
+    Ok(())
+}
+
+fn bad<T>(setting: &'static str, reason: String) -> Result<T> {
+    Err(Error::Config { setting, reason })
+}

@@ -144,12 +144,14 @@ pub enum Error {
         reason: String,
     },
 
-    /// An image that cannot be decoded.
-    #[error("{sample}: cannot decode: {reason}")]
-    Decode {
-        /// Shard and key.
-        sample: String,
-        /// The decoder's reason.
+    /// A shard of which no sample can take the place of a bad one.
+    #[error("no sample of shard {shard} ({samples} samples) can be used; the first one tried: {reason}")]
+    NoGoodSample {
+        /// The shard's name.
+        shard: String,
+        /// Samples in it.
+        samples: u64,
+        /// What is wrong with the first of them that was tried.
         reason: String,
     },
 

@@ -26,9 +26,12 @@ pub mod source;
 pub mod spec;
 
 pub use augment::Transform;
+pub use batch::{BadReason, BadSample, HostBatch};
 pub use classes::CLASSES_FILE;
+pub use config::LoaderBuilder;
 pub use dataset::{Dataset, DatasetOptions, ShardInfo};
 pub use error::{Error, Result};
 pub use label::LabelSource;
 pub use order::{Cursor, Window};
+pub use pipeline::{Batches, Loader, Stats};
 pub use sample::{Member, SampleId};

@@ -1,1 +1,499 @@
-//! Not yet written.
+//! Batches: host memory that is filled slot by slot, lent out, and used again.
+//!
+//! [`Buffers`] → [`open`](Buffers::open) → one [`Slot`] a sample, written by any thread → the last slot finished gives a
+//! [`Finished`] batch → [`HostBatch`], lent to the caller → dropped, and its memory goes back to where it came from.
+
+mod slots;
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam::channel::Sender;
+
+use self::slots::Parts;
+use crate::decode::BadImage;
+use crate::error::Error;
+use crate::order::Cursor;
+use crate::sample::SampleId;
+
+/// Sizes of a batch's parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchShape {
+    /// Samples, at most.
+    pub(crate) slots: usize,
+    /// Bytes of an image: height × width × channels.
+    pub(crate) image: usize,
+    /// Visible patches of a mask, 0 without masks.
+    pub(crate) keep: usize,
+    /// All patches of a mask, 0 without masks.
+    pub(crate) patches: usize,
+    /// Whether samples have labels.
+    pub(crate) labels: bool,
+}
+
+/// A sample that could not be used, and the one that took its slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BadSample {
+    /// Its slot in the batch.
+    pub slot: usize,
+    /// The sample.
+    pub sample: SampleId,
+    /// The next good sample of its shard (cyclically), which is in the slot now.
+    pub replacement: SampleId,
+    /// What is wrong with it.
+    pub reason: BadReason,
+}
+
+/// Why a sample could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadReason {
+    /// The image cannot be decoded.
+    #[error(transparent)]
+    Image(#[from] BadImage),
+    /// The label is missing or cannot be understood.
+    #[error("{0}")]
+    Label(String),
+}
+
+/// The memory of one batch, kept between batches.
+pub(crate) struct Buffers {
+    shape: BatchShape,
+    pixels: Vec<u8>,
+    ids_keep: Vec<u32>,
+    ids_restore: Vec<u32>,
+    labels: Vec<u32>,
+    samples: Vec<SampleId>,
+}
+
+impl Buffers {
+    pub(crate) fn new(shape: BatchShape) -> Self {
+        Buffers {
+            shape,
+            pixels: vec![0; shape.slots * shape.image],
+            ids_keep: vec![0; shape.slots * shape.keep],
+            ids_restore: vec![0; shape.slots * shape.patches],
+            labels: vec![0; shape.slots],
+            samples: vec![
+                SampleId {
+                    shard: 0,
+                    ordinal: 0
+                };
+                shape.slots
+            ],
+        }
+    }
+
+    /// Begins a batch of `length` samples (1 to the shape's slots): one slot for each of them.
+    pub(crate) fn open(
+        self,
+        sequence: u64,
+        cursor: Cursor,
+        length: usize,
+    ) -> impl Iterator<Item = Slot> {
+        let shape = self.shape;
+        let batch = Arc::new(OpenBatch {
+            shape,
+            sequence,
+            cursor,
+            length,
+            pixels: Parts::new(self.pixels, shape.image),
+            ids_keep: Parts::new(self.ids_keep, shape.keep),
+            ids_restore: Parts::new(self.ids_restore, shape.patches),
+            labels: Parts::new(self.labels, 1),
+            samples: Parts::new(self.samples, 1),
+            notes: Mutex::default(),
+            done: AtomicUsize::new(0),
+        });
+        // Each slot is made once and cannot be copied: this is what keeps the parts of a batch apart.
+        (0..length).map(move |index| Slot {
+            batch: Arc::clone(&batch),
+            index,
+        })
+    }
+
+    /// A batch without samples, which no worker needs to see.
+    pub(crate) fn finished_empty(self, sequence: u64, cursor: Cursor) -> Finished {
+        Finished {
+            sequence,
+            cursor,
+            length: 0,
+            buffers: self,
+            bad: Vec::new(),
+            error: None,
+        }
+    }
+}
+
+struct OpenBatch {
+    shape: BatchShape,
+    sequence: u64,
+    cursor: Cursor,
+    length: usize,
+    pixels: Parts<u8>,
+    ids_keep: Parts<u32>,
+    ids_restore: Parts<u32>,
+    labels: Parts<u32>,
+    samples: Parts<SampleId>,
+    notes: Mutex<Notes>,
+    /// Slots that were finished, not just dropped.
+    done: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Notes {
+    bad: Vec<BadSample>,
+    /// The error of the lowest slot that failed.
+    error: Option<(usize, Error)>,
+}
+
+/// The place of one sample in a batch that is being filled.
+pub(crate) struct Slot {
+    batch: Arc<OpenBatch>,
+    index: usize,
+}
+
+/// What a slot holds.
+pub(crate) struct SlotParts<'a> {
+    pub(crate) pixels: &'a mut [u8],
+    pub(crate) ids_keep: &'a mut [u32],
+    pub(crate) ids_restore: &'a mut [u32],
+    pub(crate) label: &'a mut u32,
+    pub(crate) sample: &'a mut SampleId,
+}
+
+impl Slot {
+    /// The slot's memory, with whatever an earlier batch left there.
+    pub(crate) fn parts(&mut self) -> SlotParts<'_> {
+        let (batch, index) = (&self.batch, self.index);
+        // SAFETY: this slot is the only one with this index in this batch (`Buffers::open`), it is borrowed mutably for as long as
+        // the parts are, and the batch's other users wait until every slot is finished.
+        let (pixels, ids_keep, ids_restore, labels, samples) = unsafe {
+            (
+                batch.pixels.part(index),
+                batch.ids_keep.part(index),
+                batch.ids_restore.part(index),
+                batch.labels.part(index),
+                batch.samples.part(index),
+            )
+        };
+        SlotParts {
+            pixels,
+            ids_keep,
+            ids_restore,
+            label: &mut labels[0],
+            sample: &mut samples[0],
+        }
+    }
+
+    /// Notes that the slot's own sample was replaced.
+    pub(crate) fn note_bad(&self, sample: SampleId, replacement: SampleId, reason: BadReason) {
+        let bad = BadSample {
+            slot: self.index,
+            sample,
+            replacement,
+            reason,
+        };
+        self.batch
+            .notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .bad
+            .push(bad);
+    }
+
+    /// Notes that the slot could not be filled, and so the batch neither.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut notes = self
+            .batch
+            .notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if notes
+            .error
+            .as_ref()
+            .is_none_or(|(slot, _)| self.index < *slot)
+        {
+            notes.error = Some((self.index, error));
+        }
+    }
+
+    /// Marks the slot as done; the last one of a batch to be so gives the batch.
+    pub(crate) fn finish(self) -> Option<Finished> {
+        self.batch.done.fetch_add(1, Ordering::Relaxed);
+        let batch = Arc::into_inner(self.batch)?;
+        // A slot that was dropped unfinished, by a thread that ended early, must not pass for a filled one.
+        if batch.done.into_inner() < batch.length {
+            return None;
+        }
+        let Notes { mut bad, error } = batch
+            .notes
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        bad.sort_unstable_by_key(|bad| bad.slot);
+        Some(Finished {
+            sequence: batch.sequence,
+            cursor: batch.cursor,
+            length: batch.length,
+            buffers: Buffers {
+                shape: batch.shape,
+                pixels: batch.pixels.into_vec(),
+                ids_keep: batch.ids_keep.into_vec(),
+                ids_restore: batch.ids_restore.into_vec(),
+                labels: batch.labels.into_vec(),
+                samples: batch.samples.into_vec(),
+            },
+            bad,
+            error: error.map(|(_, error)| error),
+        })
+    }
+}
+
+/// A batch whose slots are all done, well or not.
+pub(crate) struct Finished {
+    /// Number of the batch since the pipeline was started.
+    pub(crate) sequence: u64,
+    pub(crate) cursor: Cursor,
+    pub(crate) length: usize,
+    pub(crate) buffers: Buffers,
+    pub(crate) bad: Vec<BadSample>,
+    pub(crate) error: Option<Error>,
+}
+
+impl Finished {
+    /// Lends the batch out; `home` gets the memory back, `lent` counts batches that are out.
+    pub(crate) fn lend(
+        self,
+        next: Cursor,
+        home: Sender<Buffers>,
+        lent: Arc<AtomicUsize>,
+    ) -> HostBatch {
+        lent.fetch_add(1, Ordering::Relaxed);
+        let Finished {
+            cursor,
+            length,
+            buffers,
+            bad,
+            ..
+        } = self;
+        HostBatch {
+            buffers: Some(buffers),
+            length,
+            cursor,
+            next,
+            bad,
+            home,
+            lent,
+        }
+    }
+}
+
+/// A batch of samples in host memory: `B` images of `H × W` pixels and `C` channels, with masks of `K` visible among `L` patches
+/// where the loader draws them.
+///
+/// It is lent, not given: dropping it returns the memory to the loader, which fills it anew.
+pub struct HostBatch {
+    /// Present until dropped.
+    buffers: Option<Buffers>,
+    length: usize,
+    cursor: Cursor,
+    next: Cursor,
+    bad: Vec<BadSample>,
+    home: Sender<Buffers>,
+    lent: Arc<AtomicUsize>,
+}
+
+impl HostBatch {
+    fn buffers(&self) -> &Buffers {
+        self.buffers
+            .as_ref()
+            .expect("a batch keeps its buffers until it is dropped")
+    }
+
+    /// Samples in this batch, `B`: the loader's batch size, or fewer in the last batch of an epoch where it is kept.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there is no sample at all, as may happen to a rank in the last batch of an epoch (see
+    /// [`drop_last`](crate::LoaderBuilder::drop_last)).
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Pixels, `[B, H, W, C]`, 0–255.
+    pub fn pixels(&self) -> &[u8] {
+        let buffers = self.buffers();
+        &buffers.pixels[..self.length * buffers.shape.image]
+    }
+
+    /// Visible patches of each sample, `[B, K]`, ascending. Empty without masks.
+    pub fn ids_keep(&self) -> &[u32] {
+        let buffers = self.buffers();
+        &buffers.ids_keep[..self.length * buffers.shape.keep]
+    }
+
+    /// For each patch its position in [visible patches, removed patches], both ascending: `[B, L]`. Empty without masks.
+    pub fn ids_restore(&self) -> &[u32] {
+        let buffers = self.buffers();
+        &buffers.ids_restore[..self.length * buffers.shape.patches]
+    }
+
+    /// Class index of each sample, `[B]`, where the data set has labels.
+    pub fn labels(&self) -> Option<&[u32]> {
+        let buffers = self.buffers();
+        buffers.shape.labels.then(|| &buffers.labels[..self.length])
+    }
+
+    /// Which sample is in each slot, `[B]`; replacements of bad samples by their own names.
+    pub fn samples(&self) -> &[SampleId] {
+        &self.buffers().samples[..self.length]
+    }
+
+    /// This batch's own position: its epoch and its number in the epoch.
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// The position after this batch: what to save, once the batch has been used, in order to go on with the next one later.
+    pub fn next_cursor(&self) -> Cursor {
+        self.next
+    }
+
+    /// The slots whose own samples could not be used, in order.
+    pub fn bad(&self) -> &[BadSample] {
+        &self.bad
+    }
+}
+
+impl Drop for HostBatch {
+    fn drop(&mut self) {
+        self.lent.fetch_sub(1, Ordering::Relaxed);
+        if let Some(buffers) = self.buffers.take() {
+            // Nobody at home: the loader's iterator is gone, and the memory goes with it.
+            let _ = self.home.send(buffers);
+        }
+    }
+}
+
+impl fmt::Debug for HostBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostBatch")
+            .field("len", &self.length)
+            .field("cursor", &self.cursor)
+            .field("samples", &self.samples())
+            .field("bad", &self.bad)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> BatchShape {
+        BatchShape {
+            slots: 4,
+            image: 6,
+            keep: 1,
+            patches: 3,
+            labels: true,
+        }
+    }
+
+    fn reason() -> BadReason {
+        BadReason::Image(BadImage::Truncated)
+    }
+
+    #[test]
+    fn the_last_slot_gives_the_batch_and_dropping_it_gives_the_memory_back() {
+        let mut slots: Vec<Slot> = Buffers::new(shape())
+            .open(7, Cursor::default(), 3)
+            .collect();
+        for slot in &mut slots {
+            let index = slot.index as u32;
+            let parts = slot.parts();
+            parts.pixels.fill(index as u8);
+            parts.ids_restore.copy_from_slice(&[index; 3]);
+            *parts.label = index;
+            *parts.sample = SampleId {
+                shard: 1,
+                ordinal: index,
+            };
+        }
+        slots[2].note_bad(
+            SampleId {
+                shard: 1,
+                ordinal: 8,
+            },
+            SampleId {
+                shard: 1,
+                ordinal: 2,
+            },
+            reason(),
+        );
+        slots[0].note_bad(
+            SampleId {
+                shard: 1,
+                ordinal: 9,
+            },
+            SampleId {
+                shard: 1,
+                ordinal: 0,
+            },
+            reason(),
+        );
+        slots.swap(0, 1);
+        let mut finished: Vec<Finished> = slots.into_iter().filter_map(Slot::finish).collect();
+        let finished = finished.pop().unwrap();
+        assert_eq!((finished.sequence, finished.length), (7, 3));
+        let (home, returned) = crossbeam::channel::unbounded();
+        let lent = Arc::new(AtomicUsize::new(0));
+        let batch = finished.lend(Cursor { epoch: 0, step: 1 }, home, Arc::clone(&lent));
+        assert_eq!(
+            batch.pixels(),
+            [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]
+        );
+        assert_eq!(batch.ids_restore(), [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+        assert_eq!(batch.labels(), Some(&[0, 1, 2][..]));
+        assert_eq!(batch.ids_keep().len(), 3);
+        assert_eq!(
+            batch.bad().iter().map(|bad| bad.slot).collect::<Vec<_>>(),
+            [0, 2]
+        );
+        assert_eq!(lent.load(Ordering::Relaxed), 1);
+        let address = batch.pixels().as_ptr();
+        drop(batch);
+        assert_eq!(lent.load(Ordering::Relaxed), 0);
+        let buffers = returned.try_recv().unwrap();
+        assert_eq!(
+            (buffers.pixels.as_ptr(), buffers.pixels.len()),
+            (address, 24)
+        );
+    }
+
+    #[test]
+    fn the_lowest_slots_error_is_kept() {
+        let slots: Vec<Slot> = Buffers::new(shape())
+            .open(0, Cursor::default(), 4)
+            .collect();
+        for index in [2, 1, 3] {
+            slots[index].fail(Error::Thread {
+                reason: index.to_string(),
+            });
+        }
+        let finished = slots.into_iter().filter_map(Slot::finish).next().unwrap();
+        assert!(matches!(finished.error, Some(Error::Thread { reason }) if reason == "1"));
+    }
+
+    #[test]
+    fn a_slot_lost_to_a_panic_never_gives_half_a_batch() {
+        let mut slots: Vec<Slot> = Buffers::new(shape())
+            .open(0, Cursor::default(), 4)
+            .collect();
+        drop(slots.remove(1));
+        assert_eq!(slots.into_iter().filter_map(Slot::finish).count(), 0);
+    }
+}

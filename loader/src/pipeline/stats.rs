@@ -1,0 +1,69 @@
+//! How much was done, and where the time went.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a loader has done so far. Times of the stages are summed over threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Slots filled by workers, including some not handed over yet.
+    pub samples: u64,
+    /// Slots whose own sample was bad.
+    pub bad: u64,
+    /// Bytes of encoded images read.
+    pub bytes: u64,
+    /// Time in reading images and labels.
+    pub read: Duration,
+    /// Time in decoding.
+    pub decode: Duration,
+    /// Time in cropping, resizing and flipping.
+    pub resize: Duration,
+    /// Time in drawing masks.
+    pub mask: Duration,
+    /// Time that consumers waited for batches.
+    pub waited: Duration,
+}
+
+/// The same, as it is counted by many threads.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) samples: AtomicU64,
+    pub(crate) bad: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) read: AtomicU64,
+    pub(crate) decode: AtomicU64,
+    pub(crate) resize: AtomicU64,
+    pub(crate) mask: AtomicU64,
+    pub(crate) waited: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn snapshot(&self) -> Stats {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let time = |counter: &AtomicU64| Duration::from_nanos(count(counter));
+        Stats {
+            samples: count(&self.samples),
+            bad: count(&self.bad),
+            bytes: count(&self.bytes),
+            read: time(&self.read),
+            decode: time(&self.decode),
+            resize: time(&self.resize),
+            mask: time(&self.mask),
+            waited: time(&self.waited),
+        }
+    }
+}
+
+/// Adds to a count.
+pub(super) fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+/// Runs `work` and adds its time to `counter`.
+pub(super) fn timed<T>(counter: &AtomicU64, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = work();
+    add(counter, started.elapsed().as_nanos() as u64);
+    result
+}
