@@ -134,6 +134,19 @@ pub enum Error {
         /// What differs.
         differences: Vec<Difference>,
     },
+    /// A resume on other data.
+    #[error(
+        "the data is not what the checkpoint {} was trained on (digest {saved}, now {given}): shards, samples or sizes \
+         differ. Give the same --data, or start another run in another --output-dir", path.display()
+    )]
+    OtherData {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its data's digest.
+        saved: String,
+        /// This data's.
+        given: String,
+    },
     /// Fewer batches in an epoch than one update takes.
     #[error(
         "an epoch has {samples} samples, which is {batches} batches of {batch_size}, but an update takes {accum_iter}: \
@@ -153,7 +166,7 @@ pub enum Error {
     #[error(
         "the loss at step {step} is {loss}; training stopped before it could spoil the weights. The last checkpoint \
          is good. A lower learning rate or --clip-grad 1 usually helps. Samples of that batch: {}",
-        samples.join(", ")
+        names(samples)
     )]
     NonFiniteLoss {
         /// The update, counted from 1.
@@ -167,7 +180,7 @@ pub enum Error {
     #[error(
         "the gradient's norm at step {step} is {norm} though the loss is finite; training stopped before it could \
          spoil the weights. The last checkpoint is good; try a lower learning rate. Samples of that batch: {}",
-        samples.join(", ")
+        names(samples)
     )]
     NonFiniteGradient {
         /// The update, counted from 1.
@@ -186,6 +199,14 @@ pub enum Error {
         /// The update.
         step: u64,
     },
+    /// The loader handed over fewer batches than the epochs have.
+    #[error("the data ended at epoch {epoch}, batch {batch}, before the run did")]
+    DataEnded {
+        /// The epoch, counted from 0.
+        epoch: u64,
+        /// The batch within it.
+        batch: u64,
+    },
     /// A log line that is not JSON, before the part that a resume may cut.
     #[error("{} line {line} is not a log line; move the file away to go on without it", path.display())]
     BrokenLog {
@@ -202,4 +223,19 @@ fn lines(differences: &[Difference]) -> String {
         .map(|difference| format!("  {difference}"))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// A batch's samples, cut where a screen would overflow.
+fn names(samples: &[String]) -> String {
+    const SHOWN: usize = 64;
+    let shown = samples
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    match samples.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }

@@ -1,6 +1,6 @@
 //! Pre-trains masked autoencoders: joins the loader and the model, and keeps what comes of it.
 //!
-//! [`pretrain::pretrain`] runs a [`config::PretrainConfig`]; [`checkpoint`] holds its results, from which a run goes
+//! [`pretrain()`] runs a [`config::PretrainConfig`]; [`checkpoint`] holds its results, from which a run goes
 //! on to the bit; [`metrics::log`] is what it says; [`eval`] judges what was trained.
 
 pub mod checkpoint;
@@ -8,8 +8,16 @@ pub mod config;
 pub mod error;
 pub mod eval;
 pub mod metrics;
+pub mod observer;
 pub mod optim;
+pub mod output;
+pub mod picture;
+pub mod pretrain;
 pub mod schedule;
+mod step;
+pub mod validate;
 
 pub use config::{PretrainConfig, RawPretrain};
 pub use error::{Error, Result};
+pub use observer::{Observer, Outcome};
+pub use pretrain::pretrain;

@@ -58,16 +58,6 @@ pub struct EpochLine {
     pub seconds: f64,
 }
 
-impl LogLine {
-    /// Updates done when the line was written.
-    pub fn step(&self) -> u64 {
-        match self {
-            LogLine::Step(line) => line.step,
-            LogLine::Epoch(line) => line.step,
-        }
-    }
-}
-
 /// The open log of a run.
 #[derive(Debug)]
 pub struct Log {
@@ -77,17 +67,18 @@ pub struct Log {
 
 impl Log {
     /// Opens the log at `path` to go on after `step`: later lines, and a last one that was cut short, are removed.
+    /// So is the line of an epoch that ends at `step` if that epoch's end is yet to come (`epoch_open`).
     ///
     /// # Errors
     /// [`Error::BrokenLog`] if anything but the last line is not one of ours.
-    pub fn open(path: &Path, step: u64) -> Result<Self> {
+    pub fn open(path: &Path, step: u64, epoch_open: bool) -> Result<Self> {
         let failed = |source| Error::Write {
             path: path.into(),
             source,
         };
         match std::fs::read(path) {
             Ok(content) => {
-                let kept = lines_until(&content, path, step)?;
+                let kept = lines_until(&content, path, step, epoch_open)?;
                 if kept != content {
                     files::commit_file(path, &kept).map_err(failed)?;
                 }
@@ -148,21 +139,19 @@ pub fn read(path: &Path) -> Result<Vec<LogLine>> {
 }
 
 /// The whole lines of `content` up to `step`.
-fn lines_until(content: &[u8], path: &Path, step: u64) -> Result<Vec<u8>> {
-    #[derive(Deserialize)]
-    struct Step {
-        step: u64,
-    }
+fn lines_until(content: &[u8], path: &Path, step: u64, epoch_open: bool) -> Result<Vec<u8>> {
+    let stays = |line: &LogLine| match line {
+        LogLine::Step(line) => line.step <= step,
+        LogLine::Epoch(line) => line.step < step || line.step == step && !epoch_open,
+    };
     let mut kept = Vec::with_capacity(content.len());
     let mut lines = content
         .split_inclusive(|byte| *byte == b'\n')
         .enumerate()
         .peekable();
     while let Some((n, line)) = lines.next() {
-        match serde_json::from_slice::<Step>(line) {
-            Ok(parsed) if parsed.step <= step && line.ends_with(b"\n") => {
-                kept.extend_from_slice(line)
-            }
+        match serde_json::from_slice::<LogLine>(line) {
+            Ok(parsed) if stays(&parsed) && line.ends_with(b"\n") => kept.extend_from_slice(line),
             Ok(_) => {}
             Err(_) if lines.peek().is_none() => {}
             Err(_) => {
@@ -204,7 +193,7 @@ mod tests {
 
     fn filled(folder: &Path, lines: &[LogLine]) -> PathBuf {
         let path = folder.join("log.jsonl");
-        let mut log = Log::open(&path, 0).unwrap();
+        let mut log = Log::open(&path, 0, false).unwrap();
         for line in lines {
             log.write(line).unwrap();
         }
@@ -227,7 +216,7 @@ mod tests {
             folder.path(),
             &[step(1), step(3), epoch(3), step(4), step(6), epoch(6)],
         );
-        let mut log = Log::open(&path, 4).unwrap();
+        let mut log = Log::open(&path, 4, false).unwrap();
         log.write(&step(5)).unwrap();
         assert_eq!(
             read(&path).unwrap(),
@@ -236,12 +225,22 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_whose_end_is_to_come_is_logged_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = filled(folder.path(), &[step(3), epoch(3), step(6), epoch(6)]);
+        Log::open(&path, 6, false).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 4);
+        Log::open(&path, 6, true).unwrap();
+        assert_eq!(read(&path).unwrap(), [step(3), epoch(3), step(6)]);
+    }
+
+    #[test]
     fn a_half_written_last_line_goes() {
         let folder = tempfile::tempdir().unwrap();
         let path = filled(folder.path(), &[step(1)]);
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"kind\":\"st").unwrap();
-        Log::open(&path, 9).unwrap();
+        Log::open(&path, 9, false).unwrap();
         assert_eq!(read(&path).unwrap(), [step(1)]);
     }
 
@@ -251,7 +250,7 @@ mod tests {
         let path = folder.path().join("log.jsonl");
         std::fs::write(&path, "hello\nworld\n").unwrap();
         assert!(matches!(
-            Log::open(&path, 9),
+            Log::open(&path, 9, false),
             Err(Error::BrokenLog { line: 1, .. })
         ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "hello\nworld\n");

@@ -1,0 +1,98 @@
+//! What a run tells whoever watches it: a progress bar, a test, nobody. Watching changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::PretrainConfig;
+use crate::metrics::log::{EpochLine, StepLine};
+
+/// The run before its first step.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// The resolved settings.
+    pub config: &'a PretrainConfig,
+    /// Trainable numbers of the model.
+    pub parameters: usize,
+    /// Training samples.
+    pub samples: u64,
+    /// Updates an epoch.
+    pub steps_per_epoch: u64,
+    /// Updates of the whole run.
+    pub total_steps: u64,
+    /// Updates already done.
+    pub step: u64,
+    /// The checkpoint that the run goes on from.
+    pub resumed: Option<&'a Path>,
+}
+
+/// One update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Updates done, this one included.
+    pub step: u64,
+    /// The epoch that it belongs to, counted from 0.
+    pub epoch: u64,
+    /// Its loss.
+    pub loss: f64,
+    /// Its learning rate.
+    pub lr: f64,
+    /// Images in it.
+    pub images: u64,
+    /// How long it took, waiting included.
+    pub took: Duration,
+    /// How long it waited for data.
+    pub waited: Duration,
+}
+
+/// How a run ended when it did not fail.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All that was asked is done.
+    Finished(Summary),
+    /// Asked to stop; everything is saved.
+    Stopped {
+        /// The checkpoint to go on from.
+        checkpoint: PathBuf,
+        /// Updates done.
+        step: u64,
+    },
+}
+
+/// What came of a finished run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Updates done, over all the run's parts.
+    pub step: u64,
+    /// Mean training loss of the last whole epoch that this part of the run finished.
+    pub loss: Option<f64>,
+    /// Held-out loss after that epoch.
+    pub val_loss: Option<f64>,
+    /// Seconds of training, over all the run's parts.
+    pub seconds: f64,
+    /// The last checkpoint.
+    pub checkpoint: PathBuf,
+}
+
+/// Watches a run.
+pub trait Observer {
+    /// Before the first step.
+    fn started(&mut self, _start: &Start<'_>) {}
+    /// After every update.
+    fn step(&mut self, _report: &StepReport) {}
+    /// After an update that is logged.
+    fn logged(&mut self, _line: &StepLine) {}
+    /// Before the held-out data is gone through.
+    fn validating(&mut self) {}
+    /// After an epoch.
+    fn epoch(&mut self, _line: &EpochLine) {}
+    /// A checkpoint stands.
+    fn saved(&mut self, _checkpoint: &Path) {}
+    /// A picture stands.
+    fn drawn(&mut self, _picture: &Path) {}
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {}

@@ -1,0 +1,517 @@
+//! The pre-training run: the loop, and when to log, validate, draw and save.
+//!
+//! The arithmetic of an update is `step`'s, what the output folder may hold [`crate::output`]'s.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::Device;
+use mae_loader::{
+    Batches, Cursor, Dataset, DatasetOptions, HostBatch, LabelSource, Loader, Transform, Window,
+};
+use mae_model::Mae;
+
+use crate::checkpoint::retention::Retention;
+use crate::checkpoint::{self, Checkpoint, RunState, VERSION};
+use crate::config::{DeviceKind, PretrainConfig, WindowSize};
+use crate::error::{Error, Result};
+use crate::metrics::log::{EpochLine, Log, LogLine, StepLine};
+use crate::metrics::throughput::Throughput;
+use crate::observer::{Observer, Outcome, Start, StepReport, Summary};
+use crate::optim::{AdamW, AdamWSettings};
+use crate::output;
+use crate::picture;
+use crate::step::Stepper;
+use crate::validate;
+
+/// Trains as `config` says, from the start or from where an earlier run stopped.
+///
+/// When `stop` becomes true, the update in progress is finished and saved, and the run ends with
+/// [`Outcome::Stopped`]. The outcome of a run does not depend on how often it was stopped, killed and resumed.
+///
+/// # Errors
+/// See [`Error`]. Whatever happens, checkpoints that stand are whole.
+pub fn pretrain(
+    config: &PretrainConfig,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    let checkpoint = output::starting_point(config)?;
+    mae_model::set_threads(config.thread_budget())?;
+    let data = Data::open(config)?;
+    if let Some(checkpoint) = &checkpoint {
+        output::check_same_run(
+            checkpoint,
+            config,
+            data.train.digest(),
+            &data.loader.fingerprint(),
+        )?;
+    }
+    let mut run = Run::new(config, &data, checkpoint.as_ref())?;
+    output::prepare(config)?;
+    let mut log = Log::open(
+        &output::log_path(&config.output_dir),
+        run.progress.step,
+        run.epoch_is_open(),
+    )?;
+    observer.started(&Start {
+        config,
+        parameters: run.stepper.mae.params.count(),
+        samples: data.train.len(),
+        steps_per_epoch: data.steps_per_epoch,
+        total_steps: run.total_steps,
+        step: run.progress.step,
+        resumed: checkpoint
+            .as_ref()
+            .map(|checkpoint| checkpoint.info.path.as_path()),
+    });
+    drop(checkpoint);
+    run.go(&mut log, stop, observer)
+}
+
+/// The data of a run, opened.
+struct Data {
+    train: Arc<Dataset>,
+    loader: Loader,
+    held_out: Option<Loader>,
+    pictured: Loader,
+    steps_per_epoch: u64,
+}
+
+impl Data {
+    fn open(config: &PretrainConfig) -> Result<Self> {
+        let options = DatasetOptions {
+            labels: LabelSource::None,
+            cache_dir: config.cache_dir.clone(),
+            cache_bytes: config.cache_bytes,
+            ..DatasetOptions::default()
+        };
+        let train = Arc::new(Dataset::open(&config.data, &options)?);
+        let val = match config.val_data.as_slice() {
+            [] => None,
+            specs => Some(Arc::new(Dataset::open(specs, &options)?)),
+        };
+        let mae = config.mae();
+        let (height, width) = mae.vit.image_size;
+        // The last batches of an epoch that fill no update are left out, as the reference code's are.
+        let batches = train.len() / config.batch_size as u64;
+        let steps_per_epoch = batches / config.accum_iter as u64;
+        if steps_per_epoch == 0 {
+            return Err(Error::EpochTooShort {
+                samples: train.len(),
+                batches,
+                batch_size: config.batch_size,
+                accum_iter: config.accum_iter,
+            });
+        }
+        let loader = Loader::builder(train.clone())
+            .image_size(height as u32, width as u32)
+            .channels(config.channels)
+            .batch_size(config.batch_size)
+            .transform(Transform::Train {
+                scale: config.crop_scale.into(),
+                ratio: (3.0 / 4.0, 4.0 / 3.0),
+                flip: config.flip,
+            })
+            .masks(mae.patches(), config.keep())
+            .seed(config.seed)
+            .threads(config.thread_budget())
+            .epochs(config.epochs)
+            .window(match config.window {
+                WindowSize::All => Window::All,
+                WindowSize::Shards(n) => Window::Shards(n as u32),
+            })
+            .prefetch(config.prefetch)
+            .max_bad_fraction(config.max_bad_fraction)
+            .drop_last(true)
+            .build()?;
+        Ok(Data {
+            held_out: val
+                .clone()
+                .map(|val| validate::held_out_loader(val, config))
+                .transpose()?,
+            pictured: validate::picture_loader(val.unwrap_or_else(|| train.clone()), config)?,
+            train,
+            loader,
+            steps_per_epoch,
+        })
+    }
+}
+
+/// Where a run stands between two updates.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// Updates done.
+    step: u64,
+    /// The epoch, counted from 0, whose updates are being done or whose end is to come.
+    epoch: u64,
+    /// Updates done in it.
+    within: u64,
+    /// Sum of their losses.
+    epoch_loss: f64,
+}
+
+struct Run<'a> {
+    config: &'a PretrainConfig,
+    data: &'a Data,
+    stepper: Stepper,
+    progress: Progress,
+    total_steps: u64,
+    /// Seconds of training in earlier parts of the run.
+    seconds_before: f64,
+    started: Instant,
+    /// The checkpoint that stands for a step, if any does.
+    saved: Option<(u64, PathBuf)>,
+    /// The step at which the last picture was drawn.
+    drawn: Option<u64>,
+    last_epoch: Option<EpochLine>,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        config: &'a PretrainConfig,
+        data: &'a Data,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Self> {
+        let device = match config.device {
+            DeviceKind::Cpu => Device::Cpu,
+        };
+        let mae = Mae::new(config.mae(), &device, config.seed)?;
+        let settings = AdamWSettings {
+            beta1: config.beta1,
+            beta2: config.beta2,
+            eps: 1e-8,
+            weight_decay: config.weight_decay,
+        };
+        let mut adamw = AdamW::new(&mae.params, settings)?;
+        let mut progress = Progress::default();
+        if let Some(checkpoint) = checkpoint {
+            let state = &checkpoint.info.state;
+            mae.load_state_dict(&checkpoint.model)?;
+            adamw.load_state(&mae.params, &checkpoint.optimizer)?;
+            progress = Progress {
+                step: state.step,
+                epoch: state.epoch,
+                within: state.batch / config.accum_iter as u64,
+                epoch_loss: state.epoch_loss,
+            };
+        }
+        let whole = config.epochs.saturating_mul(data.steps_per_epoch);
+        Ok(Run {
+            config,
+            data,
+            stepper: Stepper::new(
+                mae,
+                adamw,
+                config.batch_size,
+                config.keep(),
+                config.clip_grad,
+            )?,
+            progress,
+            total_steps: config.max_steps.map_or(whole, |most| most.min(whole)),
+            seconds_before: checkpoint.map_or(0.0, |checkpoint| checkpoint.info.state.seconds),
+            started: Instant::now(),
+            saved: checkpoint
+                .filter(|checkpoint| output::holds(&config.output_dir, &checkpoint.info.path))
+                .map(|checkpoint| (checkpoint.info.state.step, checkpoint.info.path.clone())),
+            drawn: None,
+            last_epoch: None,
+        })
+    }
+
+    /// Whether an epoch's updates are done and its end (validation, its log line) is not.
+    fn epoch_is_open(&self) -> bool {
+        self.progress.within == self.data.steps_per_epoch
+    }
+
+    fn go(
+        &mut self,
+        log: &mut Log,
+        stop: &AtomicBool,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome> {
+        let accum = self.config.accum_iter as u64;
+        let mut batches = self.data.loader.batches(Cursor {
+            epoch: self.progress.epoch,
+            step: self.progress.within * accum,
+        });
+        let mut throughput = Throughput::new(Instant::now());
+        loop {
+            let at_epoch_end = self.epoch_is_open();
+            if at_epoch_end && self.end_epoch(log, stop, observer)? {
+                // Validation takes its own time, which is not the training's speed.
+                throughput = Throughput::new(Instant::now());
+            }
+            let due = match self.config.checkpoint_every {
+                Some(every) => self.progress.step > 0 && self.progress.step % every == 0,
+                None => at_epoch_end,
+            };
+            let stopping = stop.load(Ordering::Relaxed);
+            let finished = self.progress.step >= self.total_steps && !self.epoch_is_open();
+            if finished {
+                self.draw(&format!("step-{:08}", self.progress.step), observer)?;
+            }
+            if due || stopping || finished {
+                self.save(log, observer)?;
+            }
+            if finished {
+                return Ok(Outcome::Finished(self.summary()));
+            }
+            if stopping {
+                let (step, checkpoint) = self.saved.clone().unwrap_or_default();
+                return Ok(Outcome::Stopped { checkpoint, step });
+            }
+            self.update(&mut batches, &mut throughput, log, observer)?;
+        }
+    }
+
+    /// One update and what it reports.
+    fn update(
+        &mut self,
+        batches: &mut Batches,
+        throughput: &mut Throughput,
+        log: &mut Log,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let (config, data) = (self.config, self.data);
+        let (begun, waited_before) = (Instant::now(), batches.waited());
+        let Progress {
+            step,
+            epoch,
+            within,
+            ..
+        } = self.progress;
+        let number = step + 1;
+        let accum = config.accum_iter as u64;
+        let batches_per_epoch = data.loader.steps_per_epoch();
+        let lr = config
+            .schedule()
+            .at(epoch as f64 + (within * accum) as f64 / batches_per_epoch as f64);
+
+        self.stepper.begin()?;
+        let mut sum = 0.0;
+        let mut last = None;
+        for part in 0..accum {
+            let batch = self.next_batch(
+                batches,
+                Cursor {
+                    epoch,
+                    step: within * accum + part,
+                },
+            )?;
+            let loss = self.stepper.accumulate(&batch, 1.0 / accum as f32)?;
+            if !loss.is_finite() {
+                return Err(Error::NonFiniteLoss {
+                    step: number,
+                    loss,
+                    samples: self.names(&batch),
+                });
+            }
+            sum += f64::from(loss);
+            last = Some(batch);
+        }
+        let grad_norm = self.stepper.apply(lr, number)?;
+        if let (Some(norm), Some(batch)) = (grad_norm.filter(|norm| !norm.is_finite()), &last) {
+            return Err(Error::NonFiniteGradient {
+                step: number,
+                norm,
+                samples: self.names(batch),
+            });
+        }
+        let loss = sum / accum as f64;
+        self.progress = Progress {
+            step: number,
+            epoch,
+            within: within + 1,
+            epoch_loss: self.progress.epoch_loss + loss,
+        };
+
+        let waited = batches.waited().saturating_sub(waited_before);
+        let images = config.batch_size as u64 * accum;
+        throughput.add(images, waited);
+        observer.step(&StepReport {
+            step: number,
+            epoch,
+            loss,
+            lr,
+            images,
+            took: begun.elapsed(),
+            waited,
+        });
+        if number % config.log_every == 0 || number == self.total_steps {
+            let rate = throughput.report(Instant::now());
+            let line = StepLine {
+                step: number,
+                epoch: number as f64 / data.steps_per_epoch as f64,
+                loss,
+                lr,
+                images_per_second: rate.images_per_second,
+                data_wait: rate.data_wait,
+                grad_norm,
+            };
+            log.write(&LogLine::Step(line.clone()))?;
+            observer.logged(&line);
+        }
+        Ok(())
+    }
+
+    /// The batch at `wanted`, passing over those at an epoch's end that fill no update.
+    fn next_batch(&self, batches: &mut Batches, wanted: Cursor) -> Result<HostBatch> {
+        loop {
+            let batch = batches.next().ok_or(Error::DataEnded {
+                epoch: wanted.epoch,
+                batch: wanted.step,
+            })??;
+            if batch.cursor() >= wanted {
+                debug_assert_eq!(batch.cursor(), wanted);
+                return Ok(batch);
+            }
+        }
+    }
+
+    fn names(&self, batch: &HostBatch) -> Vec<String> {
+        batch
+            .samples()
+            .iter()
+            .map(|id| self.data.train.describe(*id))
+            .collect()
+    }
+
+    /// Validates, draws and logs at the end of an epoch. False if `stop` came first: then the end is still to come.
+    fn end_epoch(
+        &mut self,
+        log: &mut Log,
+        stop: &AtomicBool,
+        observer: &mut dyn Observer,
+    ) -> Result<bool> {
+        let Progress {
+            step,
+            epoch,
+            within,
+            epoch_loss,
+        } = self.progress;
+        let number = epoch + 1;
+        let last = step >= self.total_steps;
+        let due = |every: u64| every > 0 && (number.is_multiple_of(every) || last);
+        let mut val_loss = None;
+        if let Some(loader) = self
+            .data
+            .held_out
+            .as_ref()
+            .filter(|_| due(self.config.eval_every))
+        {
+            observer.validating();
+            let Stepper { mae, workspace, .. } = &mut self.stepper;
+            match validate::held_out_loss(mae, loader, workspace, self.config.keep(), stop)? {
+                Some(held_out) => val_loss = Some(held_out.loss),
+                None => return Ok(false),
+            }
+        }
+        if due(self.config.picture_every) {
+            self.draw(&format!("epoch-{number:04}"), observer)?;
+        }
+        let line = EpochLine {
+            step,
+            epoch: number,
+            loss: epoch_loss / within as f64,
+            val_loss,
+            seconds: self.seconds(),
+        };
+        log.write(&LogLine::Epoch(line.clone()))?;
+        observer.epoch(&line);
+        self.last_epoch = Some(line);
+        self.progress = Progress {
+            step,
+            epoch: number,
+            within: 0,
+            epoch_loss: 0.0,
+        };
+        Ok(true)
+    }
+
+    /// Draws the picture `name`, unless this step has one or pictures are off.
+    fn draw(&mut self, name: &str, observer: &mut dyn Observer) -> Result<()> {
+        if self.config.picture_every == 0 || self.drawn == Some(self.progress.step) {
+            return Ok(());
+        }
+        let three =
+            validate::reconstructions(&self.stepper.mae, &self.data.pictured, self.config.keep())?;
+        let path = output::pictures_folder(&self.config.output_dir).join(format!("{name}.png"));
+        picture::grid(&three)
+            .save(&path)
+            .map_err(|source| Error::Write {
+                path: path.clone(),
+                source,
+            })?;
+        observer.drawn(&path);
+        self.drawn = Some(self.progress.step);
+        Ok(())
+    }
+
+    /// Saves a checkpoint, unless one stands for this step, and deletes those that are not kept.
+    fn save(&mut self, log: &Log, observer: &mut dyn Observer) -> Result<()> {
+        let Progress {
+            step,
+            epoch,
+            within,
+            epoch_loss,
+        } = self.progress;
+        if matches!(self.saved, Some((saved, _)) if saved == step) {
+            return Ok(());
+        }
+        self.stepper.check_finite(step)?;
+        log.sync()?;
+        let state = RunState {
+            version: VERSION,
+            written_by: env!("CARGO_PKG_VERSION").to_owned(),
+            step,
+            steps_per_epoch: self.data.steps_per_epoch,
+            epoch,
+            batch: within * self.config.accum_iter as u64,
+            epoch_loss,
+            seconds: self.seconds(),
+            dataset: self.data.train.digest().to_owned(),
+            fingerprint: self.data.loader.fingerprint(),
+            config: self.config.clone(),
+            files: Default::default(),
+        };
+        let folder = checkpoint::folder(&self.config.output_dir);
+        let Stepper { mae, adamw, .. } = &self.stepper;
+        let path = checkpoint::save(
+            &folder,
+            state,
+            &mae.state_dict()?,
+            &adamw.state(&mae.params)?,
+        )?;
+        observer.saved(&path);
+        self.saved = Some((step, path));
+        let every = self
+            .config
+            .keep_every
+            .map(|epochs| epochs.saturating_mul(self.data.steps_per_epoch));
+        checkpoint::prune(
+            &folder,
+            Retention {
+                last: self.config.keep_last,
+                every,
+            },
+        )
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.started.elapsed().as_secs_f64()
+    }
+
+    fn summary(&self) -> Summary {
+        let (step, checkpoint) = self.saved.clone().unwrap_or_default();
+        Summary {
+            step,
+            loss: self.last_epoch.as_ref().map(|line| line.loss),
+            val_loss: self.last_epoch.as_ref().and_then(|line| line.val_loss),
+            seconds: self.seconds(),
+            checkpoint,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The loss on held-out data under fixed masks, and reconstructions to look at.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mae_loader::{Cursor, Dataset, Loader, Transform};
+use mae_model::{Mae, MaeWorkspace};
+
+use crate::config::{PretrainConfig, eval_resize};
+use crate::error::Result;
+use crate::picture::Reconstruction;
+use crate::step::device_input;
+
+/// How many images a picture shows.
+pub const PICTURED: usize = 8;
+
+/// A loader of `dataset` for the held-out loss: every sample once, resized and centre-cropped, masks by its place alone.
+pub fn held_out_loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> Result<Loader> {
+    let transform = Transform::Eval {
+        resize: eval_resize(config.mae().vit.image_size),
+    };
+    Ok(loader(dataset, config)
+        .batch_size(config.batch_size)
+        .transform(transform)
+        .build()?)
+}
+
+/// A loader whose first batch is the images to draw: drawn from all of `dataset`, centre-cropped, always the same.
+pub fn picture_loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> Result<Loader> {
+    let whole = Transform::Train {
+        scale: (1.0, 1.0),
+        ratio: (1.0, 1.0),
+        flip: false,
+    };
+    Ok(loader(dataset, config)
+        .batch_size(PICTURED)
+        .transform(whole)
+        .prefetch(1)
+        .build()?)
+}
+
+fn loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> mae_loader::LoaderBuilder {
+    let mae = config.mae();
+    let (height, width) = mae.vit.image_size;
+    Loader::builder(dataset)
+        .image_size(height as u32, width as u32)
+        .channels(config.channels)
+        .masks(mae.patches(), config.keep())
+        .seed(config.seed)
+        .threads(config.thread_budget())
+        .prefetch(config.prefetch)
+        .max_bad_fraction(config.max_bad_fraction)
+        .drop_last(false)
+}
+
+/// A loss over a dataset.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOut {
+    /// Mean over the samples of the mean over their removed patches.
+    pub loss: f64,
+    /// Samples.
+    pub samples: u64,
+}
+
+/// The mean loss of one pass over `loader`; None if `stop` was raised before the end. `workspace` serves the batches of
+/// its size.
+pub fn held_out_loss(
+    mae: &Mae,
+    loader: &Loader,
+    workspace: &mut MaeWorkspace,
+    keep: usize,
+    stop: &AtomicBool,
+) -> Result<Option<HeldOut>> {
+    let (mut sum, mut samples) = (0.0, 0u64);
+    for batch in loader.batches(Cursor::default()) {
+        let batch = batch?;
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let input = device_input(mae, &batch)?;
+        let loss = if batch.len() == workspace.batch() {
+            mae.forward(&input, workspace)?;
+            workspace.loss()?
+        } else {
+            let mut last = mae.workspace(batch.len(), keep)?;
+            mae.forward(&input, &mut last)?;
+            last.loss()?
+        };
+        sum += f64::from(loss) * batch.len() as f64;
+        samples += batch.len() as u64;
+    }
+    Ok(Some(HeldOut {
+        loss: sum / samples.max(1) as f64,
+        samples,
+    }))
+}
+
+/// Reconstructions of the first batch of `loader`.
+pub fn reconstructions(mae: &Mae, loader: &Loader, keep: usize) -> Result<Vec<Reconstruction>> {
+    let Some(batch) = loader.batches(Cursor::default()).next() else {
+        return Ok(vec![]);
+    };
+    let batch = batch?;
+    let input = device_input(mae, &batch)?;
+    let predicted = mae.predict(&input, &mut mae.workspace(batch.len(), keep)?)?;
+    let each = |all: usize| all / batch.len();
+    Ok(batch
+        .pixels()
+        .chunks_exact(each(batch.pixels().len()))
+        .zip(batch.ids_restore().chunks_exact(mae.config.patches()))
+        .zip(predicted.chunks_exact(each(predicted.len())))
+        .map(|((pixels, ids), predicted)| {
+            Reconstruction::new(&mae.config, pixels, ids, keep, predicted)
+        })
+        .collect())
+}
