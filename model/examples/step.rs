@@ -17,7 +17,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::Cpu;
     let mae = Mae::new(MaeConfig::named(name, (side, side), 3)?, &device, 0)?;
     let (patches, keep) = (mae.config.patches(), mae.config.keep(0.75));
-    let pixels: Vec<u8> = (0..batch * side * side * 3).map(|i| (i * 7919 >> 5) as u8).collect();
+    let pixels: Vec<u8> = (0..batch * side * side * 3)
+        .map(|i| ((i * 7919) >> 5) as u8)
+        .collect();
     // The same mask for every image: the first quarter of the patches.
     let kept: Vec<u32> = (0..batch).flat_map(|_| 0..keep as u32).collect();
     let restore: Vec<u32> = (0..batch).flat_map(|_| 0..patches as u32).collect();
@@ -26,7 +28,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut workspace = mae.workspace(batch, keep)?;
     let (grads, m) = (mae.params.zeros_like_flat()?, mae.params.zeros_like_flat()?);
     let v = mae.params.zeros_like_flat()?;
-    println!("{name}: {:.1} M parameters, batch {batch}", mae.params.count() as f64 / 1e6);
+    println!(
+        "{name}: {:.1} M parameters, batch {batch}",
+        mae.params.count() as f64 / 1e6
+    );
     for step in 1..=steps {
         let begin = Instant::now();
         mae.forward(&input, &mut workspace)?;
@@ -34,9 +39,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         reduce::fill(&grads, 0.0)?;
         mae.backward(&input, &mut workspace, &grads, 1.0)?;
         let backward = begin.elapsed() - forward;
-        let update =
-            AdamWStep { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.05, step };
-        adamw_step(mae.params.flat(), &grads, &m, &v, 0..mae.params.flat_len(), &update)?;
+        let update = AdamWStep {
+            lr: 1e-4,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.05,
+            step,
+        };
+        adamw_step(
+            mae.params.flat(),
+            &grads,
+            &m,
+            &v,
+            0..mae.params.flat_len(),
+            &update,
+        )?;
         let total = begin.elapsed();
         println!(
             "step {step}: loss {:.4}, forward {:.0} ms, backward {:.0} ms, update {:.0} ms, {:.1} images/s",

@@ -246,12 +246,12 @@ pub(crate) fn hidden(dim: usize, ratio: f32) -> usize {
 }
 
 fn width(what: &str, dim: usize, heads: usize) -> Result<()> {
-    if dim == 0 || heads == 0 || dim % heads != 0 {
+    if dim == 0 || heads == 0 || !dim.is_multiple_of(heads) {
         return Err(Error::Config(format!(
             "{heads} heads do not divide the {what}'s width {dim}"
         )));
     }
-    if dim % 4 != 0 {
+    if !dim.is_multiple_of(4) {
         return Err(Error::Config(format!(
             "the {what}'s width {dim} is no multiple of 4, which the sine-cosine embedding needs"
         )));

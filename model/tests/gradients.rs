@@ -37,7 +37,7 @@ fn numbers(n: usize, mut state: u64) -> impl Iterator<Item = u64> {
 /// Weights large enough that every path carries a gradient, biases and norms off their defaults.
 fn disturb(mut state: StateDict) -> StateDict {
     for (seed, (name, tensor)) in state.iter_mut().enumerate() {
-        if name.ends_with("pos_embed") && tensor.data.iter().any(|&x| x == 1.0) {
+        if name.ends_with("pos_embed") && tensor.data.contains(&1.0) {
             continue;
         }
         let noise = numbers(tensor.data.len(), seed as u64 + 1);

@@ -4,17 +4,23 @@ use candle_core::Device;
 use mae_model::{Mae, MaeConfig, MaeInput};
 
 fn step(threads: usize) -> (f32, Vec<f32>) {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .unwrap();
     pool.install(|| {
         let config = MaeConfig::named("mae-micro-patch4", (32, 24), 3).unwrap();
         let mae = Mae::new(config, &Device::Cpu, 7).unwrap();
         let (batch, patches, keep) = (37, mae.config.patches(), mae.config.keep(0.75));
-        let pixels: Vec<u8> =
-            (0..batch * 32 * 24 * 3).map(|i: usize| (i.wrapping_mul(2654435761) >> 7) as u8).collect();
+        let pixels: Vec<u8> = (0..batch * 32 * 24 * 3)
+            .map(|i: usize| (i.wrapping_mul(2654435761) >> 7) as u8)
+            .collect();
         let restore: Vec<u32> = (0..batch).flat_map(|_| (0..patches as u32).rev()).collect();
-        let kept: Vec<u32> =
-            (0..batch).flat_map(|_| (0..keep).map(|i| (patches - 1 - i) as u32)).collect();
-        let input = MaeInput::from_host(&mae.config, &pixels, &kept, &restore, &Device::Cpu).unwrap();
+        let kept: Vec<u32> = (0..batch)
+            .flat_map(|_| (0..keep).map(|i| (patches - 1 - i) as u32))
+            .collect();
+        let input =
+            MaeInput::from_host(&mae.config, &pixels, &kept, &restore, &Device::Cpu).unwrap();
         let mut w = mae.workspace(batch, keep).unwrap();
         let grads = mae.params.zeros_like_flat().unwrap();
         mae.forward(&input, &mut w).unwrap();
