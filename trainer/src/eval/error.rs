@@ -58,6 +58,17 @@ pub enum EvalError {
         /// What it must be.
         must: &'static str,
     },
+    /// A dataset without labels where they are needed.
+    #[error(
+        "the dataset has no labels; name the member or field that holds them with --label-field, for example json:wnid"
+    )]
+    NoLabels,
+    /// The loader failed.
+    #[error(transparent)]
+    Loader(#[from] mae_loader::Error),
+    /// The model failed.
+    #[error(transparent)]
+    Model(#[from] mae_model::Error),
     /// The tensor library failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

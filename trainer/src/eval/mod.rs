@@ -5,10 +5,15 @@
 //! through a model.
 
 mod error;
+pub mod features;
 pub mod knn;
 mod lbfgs;
 pub mod linear_probe;
+pub mod loss;
 mod matrix;
+pub mod reconstruct;
+mod stream;
 
 pub use error::{EvalError, Result};
 pub use matrix::{Accuracy, Features};
+pub use stream::StreamOptions;

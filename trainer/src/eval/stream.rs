@@ -1,0 +1,106 @@
+//! A dataset in evaluation mode, batch by batch: its own order, every sample once, centre crop, the last batch partial.
+
+use std::sync::Arc;
+
+use mae_loader::{Cursor, Dataset, HostBatch, Loader, Transform};
+
+use super::error::Result;
+
+/// The least input size at which images count as photographs larger than the input.
+const PHOTOGRAPH: usize = 128;
+
+/// How a dataset is read for an evaluation. None of it changes a result but `resize`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Images encoded at a time.
+    pub batch_size: usize,
+    /// Threads that read and decode; `None` takes one for each core.
+    pub threads: Option<usize>,
+    /// Short side that images are resized to before the centre crop. `None`: the input's own size for inputs below 128
+    /// pixels, whose images have that size already, and 256/224 of it for others, as in the paper.
+    pub resize: Option<u32>,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self {
+            batch_size: 64,
+            threads: None,
+            resize: None,
+        }
+    }
+}
+
+/// What an encoder sees of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Input {
+    /// Height and width.
+    pub(super) size: (usize, usize),
+    /// 3 or 1.
+    pub(super) channels: usize,
+}
+
+/// Masks for each sample, fixed by `seed` and the sample's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Masks {
+    pub(super) patches: usize,
+    pub(super) keep: usize,
+    pub(super) seed: u64,
+}
+
+/// Calls `each` with every batch until it returns `false` or the data ends.
+pub(super) fn stream(
+    dataset: &Arc<Dataset>,
+    input: Input,
+    masks: Option<Masks>,
+    options: &StreamOptions,
+    mut each: impl FnMut(&HostBatch) -> Result<bool>,
+) -> Result<()> {
+    let (height, width) = input.size;
+    let resize = options
+        .resize
+        .unwrap_or_else(|| default_resize(height.min(width)));
+    let mut builder = Loader::builder(Arc::clone(dataset))
+        .image_size(height as u32, width as u32)
+        .channels(input.channels)
+        .batch_size(options.batch_size)
+        .transform(Transform::Eval { resize });
+    if let Some(threads) = options.threads {
+        builder = builder.threads(threads);
+    }
+    if let Some(Masks {
+        patches,
+        keep,
+        seed,
+    }) = masks
+    {
+        builder = builder.masks(patches, keep).seed(seed);
+    }
+    for batch in builder.build()?.batches(Cursor::default()) {
+        if !each(&batch?)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn default_resize(short: usize) -> u32 {
+    let resize = if short < PHOTOGRAPH {
+        short
+    } else {
+        (short * 256).div_ceil(224)
+    };
+    resize as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::default_resize;
+
+    #[test]
+    fn photographs_are_cropped_and_small_images_are_not() {
+        assert_eq!(default_resize(224), 256);
+        assert_eq!(default_resize(448), 512);
+        assert_eq!(default_resize(32), 32);
+    }
+}
