@@ -12,6 +12,8 @@ use crate::label::LabelSource;
 use crate::open::{self, Indexes, OpenShard};
 use crate::parallel;
 use crate::sample::{Member, SampleId};
+use crate::shard::ShardTable;
+use crate::source::Encoding;
 use crate::spec;
 
 /// A member larger than this is damage or an attack, not an image.
@@ -56,6 +58,12 @@ pub struct ShardInfo {
     pub without_image: u32,
     /// Size of the file as stored, compressed where it is.
     pub bytes: u64,
+    /// How it is stored.
+    pub encoding: Encoding,
+    /// Whether its members come from `index.json` rather than from its own headers.
+    pub indexed: bool,
+    /// What is odd about it but did not stop it from being read.
+    pub notes: Vec<String>,
 }
 
 /// An opened dataset. Cheap to share in an `Arc`; all methods may be called from many threads at once.
@@ -99,12 +107,10 @@ impl Dataset {
             options.cache_bytes,
             Indexes::Use,
         )?;
-        let shards = parallel::try_map(&opened.shards, |_, open| {
+        let shards = parallel::try_map(&opened, |_, open| {
             select_images(open, &options.image_suffixes)
         })?;
-        let shards: Vec<Shard> = opened
-            .shards
-            .into_iter()
+        let shards: Vec<Shard> = opened.into_iter()
             .zip(shards)
             .map(|(open, usable)| Shard { open, usable })
             .collect();
@@ -194,6 +200,11 @@ impl Dataset {
         format!("{}: {}", self.infos[id.shard as usize].name, self.key(id))
     }
 
+    /// All samples of a shard, usable or not.
+    pub fn table(&self, shard: u32) -> &ShardTable {
+        &self.shards[shard as usize].open.table
+    }
+
     /// The sample's members, in the order of the tar.
     pub fn members(&self, id: SampleId) -> &[Member] {
         let (shard, usable) = self.usable(id);
@@ -266,12 +277,15 @@ impl Dataset {
 impl Shard {
     fn info(&self) -> ShardInfo {
         let samples = self.usable.len() as u32;
-        let without_image = self.open.table.len() as u32 - samples;
+        let open = &self.open;
         ShardInfo {
-            name: self.open.name.clone(),
+            name: open.name.clone(),
             samples,
-            without_image,
-            bytes: self.open.stored_bytes,
+            without_image: open.table.len() as u32 - samples,
+            bytes: open.stored_bytes,
+            encoding: open.encoding,
+            indexed: open.indexed,
+            notes: open.notes.clone(),
         }
     }
 }

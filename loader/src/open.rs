@@ -29,17 +29,10 @@ pub struct OpenShard {
     pub source: Source,
     /// Its samples.
     pub table: ShardTable,
+    /// Whether they come from an index.
+    pub indexed: bool,
     /// What is odd about it but did not stop it from being read.
     pub notes: Vec<String>,
-}
-
-/// The shards of a spec, opened.
-#[derive(Debug)]
-pub struct Opened {
-    /// In the order of the specs.
-    pub shards: Vec<OpenShard>,
-    /// How many of the tables came from an index.
-    pub indexed: usize,
 }
 
 /// Whether to take tables from index files.
@@ -60,18 +53,15 @@ pub fn open_all(
     cache_dir: Option<&Path>,
     cache_bytes: u64,
     indexes: Indexes,
-) -> Result<Opened> {
+) -> Result<Vec<OpenShard>> {
     let opener = Opener::new(set, cache_dir, cache_bytes, indexes)?;
-    let opened = parallel::try_map(&set.shards, |place, shard| opener.open(place, shard))?;
-    let indexed = opened.iter().filter(|(_, indexed)| *indexed).count();
-    let shards: Vec<OpenShard> = opened.into_iter().map(|(shard, _)| shard).collect();
+    let shards = parallel::try_map(&set.shards, |place, shard| opener.open(place, shard))?;
     for shard in &shards {
-        shard
-            .notes
-            .iter()
-            .for_each(|note| tracing::warn!("{}: {note}", shard.name));
+        for note in &shard.notes {
+            tracing::warn!("{}: {note}", shard.name);
+        }
     }
-    Ok(Opened { shards, indexed })
+    Ok(shards)
 }
 
 struct Opener {
@@ -116,8 +106,7 @@ impl Opener {
         })
     }
 
-    /// The shard, and whether its table came from an index.
-    fn open(&self, place: usize, shard: &ShardRef) -> Result<(OpenShard, bool)> {
+    fn open(&self, place: usize, shard: &ShardRef) -> Result<OpenShard> {
         let keep_open = place < KEPT_OPEN;
         let encoding = self.encodings[place];
         let (source, stored_bytes) = match (&shard.place, &self.cache) {
@@ -168,19 +157,16 @@ impl Opener {
                 scanned.table
             }
         };
-        let (name, base_name) = (shard.name.clone(), shard.base_name().to_owned());
-        Ok((
-            OpenShard {
-                name,
-                base_name,
-                stored_bytes,
-                encoding,
-                source,
-                table,
-                notes,
-            },
+        Ok(OpenShard {
+            name: shard.name.clone(),
+            base_name: shard.base_name().to_owned(),
+            stored_bytes,
+            encoding,
+            source,
+            table,
             indexed,
-        ))
+            notes,
+        })
     }
 }
 

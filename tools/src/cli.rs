@@ -2,8 +2,15 @@
 //!
 //! To add a subcommand: a variant with its arguments here, and its arm in `main.rs`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::index::IndexArgs;
+use crate::inspect::InspectArgs;
+use crate::shard::ShardArgs;
+use crate::units::parse_bytes;
 
 /// Pre-train masked autoencoders on sharded image datasets, and evaluate them.
 #[derive(Debug, Parser)]
@@ -48,8 +55,23 @@ pub(crate) enum LogLevel {
     Trace,
 }
 
+/// Where compressed shards lie inflated.
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    /// Folder for inflated copies of compressed shards [default: one in the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    /// Most bytes in that folder
+    #[arg(long, default_value = "32GiB", value_parser = parse_bytes, value_name = "SIZE")]
+    pub(crate) cache_bytes: u64,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Shard(ShardArgs),
+    Index(IndexArgs),
+    Inspect(InspectArgs),
     /// Print a script that completes `mae` commands in a shell
     ///
     /// For bash: mae completions bash > ~/.local/share/bash-completion/completions/mae

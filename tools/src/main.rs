@@ -3,6 +3,11 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 75 stopped after saving (run again to go on).
 
 mod cli;
+mod index;
+mod inspect;
+mod progress;
+mod shard;
+mod units;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -54,6 +59,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
+        Command::Shard(args) => shard::run(args),
+        Command::Index(args) => index::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Completions { shell } => {
             // Through a buffer: clap_complete panics where the reader of a pipe has gone.
             let mut script = Vec::new();

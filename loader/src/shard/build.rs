@@ -50,7 +50,7 @@ pub fn build_index<S: AsRef<str>>(
             reason,
         });
     }
-    let opened = open::open_all(&set, cache_dir, cache_bytes, Indexes::Ignore)?.shards;
+    let opened = open::open_all(&set, cache_dir, cache_bytes, Indexes::Ignore)?;
     let files: Vec<_> = set
         .shards
         .iter()
