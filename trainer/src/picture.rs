@@ -37,7 +37,7 @@ impl Picture {
     }
 
     /// From pixels `[H, W, C]` of one channel or three.
-    fn from_pixels(pixels: &[u8], width: usize, channels: usize) -> Self {
+    pub fn from_pixels(pixels: &[u8], width: usize, channels: usize) -> Self {
         let rgb: Vec<u8> = match channels {
             3 => pixels.to_vec(),
             _ => pixels

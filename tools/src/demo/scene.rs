@@ -9,6 +9,11 @@ pub(super) const SIDE: usize = 32;
 /// Samples along each side of a pixel when the object and the lines are drawn.
 const OVERSAMPLE: usize = 3;
 
+/// How far a colour may lie from gray.
+const SATURATION: f32 = 0.5;
+/// How far an object and its texture are turned from upright, in radians either way.
+const TURN: f32 = 0.3;
+
 type Rgb = [f32; 3];
 
 /// The picture of sample `index` of the dataset of `seed`: [SIDE, SIDE, 3] bytes.
@@ -41,7 +46,7 @@ fn ground(draws: &mut Draws) -> Vec<Rgb> {
     for _ in 0..3 + draws.below(4) {
         let half = SIDE as f32 / 2.0;
         let (cx, cy) = (draws.range(-half, half), draws.range(-half, half));
-        let (radius, strength) = (draws.range(2.0, 7.0), draws.range(0.3, 0.8));
+        let (radius, strength) = (draws.range(2.0, 7.0), draws.range(0.15, 0.4));
         let paint = colour(draws);
         for ((x, y), pixel) in pixels().zip(&mut canvas) {
             let d2 = ((x - cx).powi(2) + (y - cy).powi(2)) / (radius * radius);
@@ -67,12 +72,12 @@ fn line(canvas: &mut [Rgb], draws: &mut Draws) {
 /// The object that gives the picture its class.
 fn object(canvas: &mut [Rgb], draws: &mut Draws, class: u32, ground: Rgb) {
     let (shape, texture) = shapes::of_class(class);
-    let radius = draws.range(8.5, 13.0);
-    let reach = (SIDE as f32 / 2.0 - radius).max(0.0) + 1.5;
+    let radius = draws.range(9.5, 13.0);
+    let reach = ((SIDE as f32 / 2.0 - radius) + 1.5).min(5.0);
     let (cx, cy) = (draws.range(-reach, reach), draws.range(-reach, reach));
-    let (sin, cos) = draws.angle().sin_cos();
-    let (tsin, tcos) = draws.angle().sin_cos();
-    let period = draws.range(4.5, 7.0);
+    let (sin, cos) = draws.range(-TURN, TURN).sin_cos();
+    let (tsin, tcos) = draws.range(-TURN, TURN).sin_cos();
+    let period = draws.range(6.0, 8.0);
     let (pu, pv) = (draws.unit(), draws.unit());
     let share = draws.range(0.4, 0.6);
     let (first, second) = object_colours(draws, ground);
@@ -99,7 +104,7 @@ fn object_colours(draws: &mut Draws, ground: Rgb) -> (Rgb, Rgb) {
     loop {
         let (first, second) = (colour(draws), colour(draws));
         let apart = distance(first, second);
-        if apart > 0.55 && distance(first, ground).max(distance(second, ground)) > 0.5 {
+        if apart > 0.6 && distance(first, ground).max(distance(second, ground)) > 0.4 {
             return (first, second);
         }
     }
@@ -109,7 +114,7 @@ fn object_colours(draws: &mut Draws, ground: Rgb) -> (Rgb, Rgb) {
 fn light(canvas: &mut [Rgb], draws: &mut Draws) {
     let ((sin, cos), fall) = (draws.angle().sin_cos(), draws.range(0.0, 0.35));
     let bright = draws.range(0.7, 1.15);
-    let noise = draws.range(0.0, 0.04);
+    let noise = draws.range(0.0, 0.01);
     for ((x, y), pixel) in pixels().zip(canvas) {
         let gain = bright * (1.0 + fall * (cos * x + sin * y) / (SIDE as f32 / 2.0));
         for value in pixel {
@@ -142,8 +147,12 @@ fn pixels() -> impl Iterator<Item = (f32, f32)> {
     (0..SIDE * SIDE).map(move |i| ((i % SIDE) as f32 - half, (i / SIDE) as f32 - half))
 }
 
+/// A random colour: any lightness, half saturated at most.
 fn colour(draws: &mut Draws) -> Rgb {
-    [draws.unit(), draws.unit(), draws.unit()]
+    let hue = [draws.unit(), draws.unit(), draws.unit()];
+    let mean = hue.iter().sum::<f32>() / 3.0;
+    let lightness = draws.unit();
+    hue.map(|v| lightness + SATURATION * (v - mean))
 }
 
 fn blend(from: Rgb, to: Rgb, t: f32) -> Rgb {

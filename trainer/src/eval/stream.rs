@@ -5,9 +5,7 @@ use std::sync::Arc;
 use mae_loader::{Cursor, Dataset, HostBatch, Loader, Transform};
 
 use super::error::Result;
-
-/// The least input size at which images count as photographs larger than the input.
-const PHOTOGRAPH: usize = 128;
+use crate::config::eval_resize;
 
 /// How a dataset is read for an evaluation. None of it changes a result but `resize`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +14,7 @@ pub struct StreamOptions {
     pub batch_size: usize,
     /// Threads that read and decode; `None` takes one for each core.
     pub threads: Option<usize>,
-    /// Short side that images are resized to before the centre crop. `None`: the input's own size for inputs below 128
-    /// pixels, whose images have that size already, and 256/224 of it for others, as in the paper.
+    /// Short side that images are resized to before the centre crop; `None` takes [`eval_resize`]'s.
     pub resize: Option<u32>,
 }
 
@@ -57,9 +54,7 @@ pub(super) fn stream(
     mut each: impl FnMut(&HostBatch) -> Result<bool>,
 ) -> Result<()> {
     let (height, width) = input.size;
-    let resize = options
-        .resize
-        .unwrap_or_else(|| default_resize(height.min(width)));
+    let resize = options.resize.unwrap_or_else(|| eval_resize(input.size));
     let mut builder = Loader::builder(Arc::clone(dataset))
         .image_size(height as u32, width as u32)
         .channels(input.channels)
@@ -82,25 +77,4 @@ pub(super) fn stream(
         }
     }
     Ok(())
-}
-
-fn default_resize(short: usize) -> u32 {
-    let resize = if short < PHOTOGRAPH {
-        short
-    } else {
-        (short * 256).div_ceil(224)
-    };
-    resize as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::default_resize;
-
-    #[test]
-    fn photographs_are_cropped_and_small_images_are_not() {
-        assert_eq!(default_resize(224), 256);
-        assert_eq!(default_resize(448), 512);
-        assert_eq!(default_resize(32), 32);
-    }
 }

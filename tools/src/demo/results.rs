@@ -1,0 +1,161 @@
+//! What the demo measures: the masked loss before and after training, and how well features tell the classes apart.
+
+use std::sync::Arc;
+
+use mae_loader::{Dataset, DatasetOptions};
+use mae_model::Mae;
+use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
+use mae_trainer::eval::knn::{KnnOptions, knn};
+use mae_trainer::eval::linear_probe::{ProbeOptions, linear_probe};
+use mae_trainer::eval::loss::{LossReport, masked_loss};
+use mae_trainer::eval::reconstruct::reconstruct;
+use mae_trainer::eval::{Accuracy, StreamOptions};
+use mae_trainer::picture::{self, Picture};
+use serde::Serialize;
+
+use super::dataset::Sets;
+use super::shapes;
+
+/// Everything measured, in the order of the table.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Results {
+    pub(super) trained: Judged,
+    pub(super) random: Judged,
+    pub(super) pixels: Judged,
+    /// Guessing, in [0, 1].
+    pub(super) chance: f64,
+    /// Samples that features were fitted on or compared with.
+    pub(super) train_samples: usize,
+    pub(super) test_samples: usize,
+}
+
+/// One way to describe an image.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Judged {
+    pub(super) name: &'static str,
+    /// Masked loss on the test set, for models.
+    pub(super) loss: Option<LossReport>,
+    pub(super) knn: Accuracy,
+    pub(super) probe: Accuracy,
+}
+
+/// Measures `trained` beside the network it began as and beside raw pixels.
+///
+/// # Errors
+/// Where the data cannot be read.
+pub(super) fn measure(
+    sets: &Sets,
+    trained: &Mae,
+    (mask_ratio, seed): (f64, u64),
+) -> anyhow::Result<Results> {
+    let random = Mae::new(trained.config.clone(), trained.device(), seed)?;
+    let (train, test) = (open(sets.train_spec())?, open(sets.test_spec())?);
+    let stream = StreamOptions::default();
+    let pooling = FeaturePooling::default();
+    let extractors = [
+        Extractor::Encoder(trained, pooling),
+        Extractor::Encoder(&random, pooling),
+        Extractor::Pixels,
+    ];
+    let pairs = features(&train, &extractors, &stream)?
+        .into_iter()
+        .zip(features(&test, &extractors, &stream)?);
+    let mut losses =
+        masked_loss(&test, &[trained, &random], mask_ratio, seed, &stream)?.into_iter();
+    let mut judged = ["trained encoder", "random encoder", "raw pixels"]
+        .into_iter()
+        .zip(pairs)
+        .map(|(name, (train, test))| {
+            Ok(Judged {
+                name,
+                loss: losses.next(),
+                knn: knn(&train, &test, &KnnOptions::default())?,
+                probe: linear_probe(&train, &test, &ProbeOptions::default())?.accuracy,
+            })
+        });
+    let mut next = || {
+        judged
+            .next()
+            .unwrap_or_else(|| anyhow::bail!("an extractor gave no features"))
+    };
+    Ok(Results {
+        trained: next()?,
+        random: next()?,
+        pixels: next()?,
+        chance: 1.0 / f64::from(shapes::CLASSES),
+        train_samples: train.len() as usize,
+        test_samples: test.len() as usize,
+    })
+}
+
+/// Test images masked, reconstructed and as they were.
+///
+/// # Errors
+/// Where the data cannot be read.
+pub(super) fn pictures(
+    sets: &Sets,
+    mae: &Mae,
+    mask: (f64, u64),
+    count: usize,
+) -> anyhow::Result<Picture> {
+    let test = open(sets.test_spec())?;
+    // One more than a multiple of the classes, so that classes take turns.
+    let stride = (shapes::CLASSES + 1) as usize;
+    Ok(picture::grid(&reconstruct(
+        &test,
+        mae,
+        mask,
+        (count, stride),
+        &StreamOptions::default(),
+    )?))
+}
+
+fn open(spec: String) -> anyhow::Result<Arc<Dataset>> {
+    Ok(Arc::new(Dataset::open(
+        &[spec],
+        &DatasetOptions::default(),
+    )?))
+}
+
+impl Results {
+    /// The rows in order.
+    pub(super) fn rows(&self) -> [&Judged; 3] {
+        [&self.trained, &self.random, &self.pixels]
+    }
+
+    /// The table's head and rows, as people read them.
+    pub(super) fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let head = [
+            "",
+            "masked loss",
+            "kNN top-1",
+            "linear probe top-1",
+            "samples",
+        ];
+        let percent = crate::eval::percent;
+        let mut rows: Vec<Vec<String>> = self
+            .rows()
+            .into_iter()
+            .map(|judged| {
+                let loss = judged.loss.map_or("–".into(), |loss| {
+                    format!("{:.3} ± {:.3}", loss.mean, loss.standard_error)
+                });
+                vec![
+                    judged.name.to_owned(),
+                    loss,
+                    percent(judged.knn.top1),
+                    percent(judged.probe.top1),
+                    judged.knn.count.to_string(),
+                ]
+            })
+            .collect();
+        rows.push(vec![
+            "guessing".into(),
+            "–".into(),
+            percent(self.chance),
+            percent(self.chance),
+            "–".into(),
+        ]);
+        (head.map(String::from).to_vec(), rows)
+    }
+}

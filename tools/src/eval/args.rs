@@ -1,0 +1,126 @@
+//! The flags of `mae eval`.
+
+use std::path::PathBuf;
+
+use clap::builder::TypedValueParser as _;
+use clap::{Args, Subcommand};
+use mae_loader::LabelSource;
+use mae_trainer::eval::features::FeaturePooling;
+
+use crate::cli::CacheArgs;
+
+/// Evaluate a checkpoint beside the same network with random weights
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mae eval loss runs/a --data 'data/test-*.tar'\n  \
+    mae eval knn runs/a --data 'data/train-*.tar' --val-data 'data/test-*.tar'\n  \
+    mae eval linear-probe runs/a/checkpoints/step-00010000 --data data --label-field json:wnid --json\n  \
+    mae eval reconstruct runs/a --data 'data/test-*.tar' --output pictures.png")]
+pub(crate) struct EvalArgs {
+    #[command(subcommand)]
+    pub(super) what: What,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum What {
+    /// Loss over removed patches, on masks fixed by --seed: mean and its standard error
+    Loss(LossArgs),
+    /// A PNG of images masked, reconstructed and as they were
+    Reconstruct(ReconstructArgs),
+    /// Classify by the nearest neighbours of frozen features (weighted cosine, as DINO)
+    Knn(KnnArgs),
+    /// Fit a linear classifier to frozen features, without augmentation
+    LinearProbe(ProbeArgs),
+}
+
+/// What every evaluation takes.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// A checkpoint's folder, or a run's for its newest whole one
+    #[arg(value_name = "CHECKPOINT")]
+    pub(super) checkpoint: PathBuf,
+    /// Shards: a tar file, a folder of them, a glob, braces (`test-{000000..000009}.tar`); several may be given
+    #[arg(long, required = true, num_args = 1.., value_name = "SPEC")]
+    pub(super) data: Vec<String>,
+    /// Images encoded at a time
+    #[arg(long, default_value = "64", value_parser = clap::value_parser!(u32).range(1..).map(|n| n as usize), value_name = "N")]
+    pub(super) batch_size: usize,
+    /// Threads for decoding and for arithmetic; 0 takes every core
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub(super) threads: usize,
+    /// Short side that images are resized to before the centre crop [default: the input's size below 128 pixels, else 8/7 of it]
+    #[arg(long, value_name = "PIXELS")]
+    pub(super) resize: Option<u32>,
+    #[command(flatten)]
+    pub(super) cache: CacheArgs,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LossArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Share of the patches removed [default: as in training]
+    #[arg(long, value_name = "RATIO")]
+    pub(super) mask_ratio: Option<f64>,
+    /// What the masks are drawn from
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReconstructArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The PNG to write
+    #[arg(long, default_value = "reconstructions.png", value_name = "FILE")]
+    pub(super) output: PathBuf,
+    /// How many images, spread over the data
+    #[arg(long, default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000).map(|n| n as usize), value_name = "N")]
+    pub(super) count: usize,
+    /// Share of the patches removed [default: as in training]
+    #[arg(long, value_name = "RATIO")]
+    pub(super) mask_ratio: Option<f64>,
+    /// What the masks are drawn from
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub(super) seed: u64,
+}
+
+/// What evaluations of features take.
+#[derive(Debug, Args)]
+pub(super) struct FeatureArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Test shards, in the same form; without them every fifth sample of --data is held out
+    #[arg(long, num_args = 1.., value_name = "SPEC")]
+    pub(super) val_data: Vec<String>,
+    /// Where labels come from: cls, or json:FIELD (for example json:wnid)
+    #[arg(long, default_value = "cls", value_name = "FIELD")]
+    pub(super) label_field: LabelSource,
+    /// Features are the mean of the patch tokens, or the class token
+    #[arg(long, default_value = "mean", value_name = "mean|token")]
+    pub(super) pooling: FeaturePooling,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KnnArgs {
+    #[command(flatten)]
+    pub(super) features: FeatureArgs,
+    /// Neighbours that vote
+    #[arg(long, default_value = "20", value_name = "N")]
+    pub(super) k: usize,
+    /// Weight of a vote is exp(cosine / temperature)
+    #[arg(long, default_value = "0.07", value_name = "X")]
+    pub(super) temperature: f32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProbeArgs {
+    #[command(flatten)]
+    pub(super) features: FeatureArgs,
+    /// Decides which tenth of the train set chooses the strength of the penalty
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub(super) seed: u64,
+}
