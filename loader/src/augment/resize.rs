@@ -1,7 +1,11 @@
 //! Resampling as Pillow's bicubic (a = −0.5, widened when shrinking), which `fast_image_resize` calls Catmull-Rom.
+//!
+//! In two passes, columns first and then rows, as Pillow. `fast_image_resize` on its own takes 8-bit images in the other order, and as
+//! each pass rounds and clips to 0–255, hard edges would come out up to seven levels apart.
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions};
 
 use crate::decode::{BadImage, ImageSize, Rect, Region};
 
@@ -9,6 +13,8 @@ use crate::decode::{BadImage, ImageSize, Rect, Region};
 pub struct Resizer {
     inner: fast_image_resize::Resizer,
     options: ResizeOptions,
+    /// The part between the passes: the rows of the source, the columns of the target.
+    columns: Vec<u8>,
 }
 
 impl Default for Resizer {
@@ -26,6 +32,7 @@ impl Resizer {
         Resizer {
             inner: fast_image_resize::Resizer::new(),
             options,
+            columns: Vec::new(),
         }
     }
 
@@ -48,40 +55,71 @@ impl Resizer {
         size: ImageSize,
         out: &mut [u8],
     ) -> Result<(), BadImage> {
-        let pixel_type = if region.channels == 1 {
-            PixelType::U8
+        if region.channels == 1 {
+            self.resize_pixels::<U8>(region, part, size, out)
         } else {
-            PixelType::U8x3
-        };
+            self.resize_pixels::<U8x3>(region, part, size, out)
+        }
+    }
+
+    /// One instance a pixel type: the crate's untyped entry would be compiled for all that it knows.
+    fn resize_pixels<P: PixelTrait>(
+        &mut self,
+        region: &Region<'_>,
+        part: Rect,
+        size: ImageSize,
+        out: &mut [u8],
+    ) -> Result<(), BadImage> {
         let horizontal =
             Extent::new(part.x, part.width, region.x, region.scale).ok_or_else(outside)?;
         let vertical =
             Extent::new(part.y, part.height, region.y, region.scale).ok_or_else(outside)?;
-        let source = ImageRef::new(
-            region.size.width,
-            region.size.height,
-            region.pixels,
-            pixel_type,
-        )
-        .map_err(failed)?;
-        let source = CroppedImage::new(
-            &source,
-            horizontal.start,
-            vertical.start,
-            horizontal.length,
-            vertical.length,
-        )
-        .map_err(failed)?;
-        let mut target =
-            Image::from_slice_u8(size.width, size.height, out, pixel_type).map_err(failed)?;
-        let options = self.options.crop(
-            horizontal.left,
-            vertical.left,
-            horizontal.inner,
-            vertical.inner,
+        let (width, height) = (size.width, size.height);
+        let whole =
+            TypedImageRef::<P>::from_buffer(region.size.width, region.size.height, region.pixels)
+                .map_err(failed)?;
+        let mut target = TypedImage::<P>::from_buffer(width, height, out).map_err(failed)?;
+        let (start, length) = (
+            (horizontal.start, vertical.start),
+            (horizontal.length, vertical.length),
         );
+        if horizontal.is_unchanged(width) || vertical.is_unchanged(height) {
+            let inner = (horizontal.inner, vertical.inner);
+            let left = (horizontal.left, vertical.left);
+            return self.pass(&whole, start, length, (left, inner), &mut target);
+        }
+        let rows = vertical.length;
+        let bytes = width as usize * rows as usize * region.channels;
+        let mut columns = std::mem::take(&mut self.columns);
+        if columns.len() < bytes {
+            columns.resize(bytes, 0);
+        }
+        let cut = ((horizontal.left, 0.0), (horizontal.inner, f64::from(rows)));
+        let mut between =
+            TypedImage::<P>::from_buffer(width, rows, &mut columns[..bytes]).map_err(failed)?;
+        self.pass(&whole, start, length, cut, &mut between)?;
+        let between =
+            TypedImageRef::<P>::from_buffer(width, rows, &columns[..bytes]).map_err(failed)?;
+        let cut = ((0.0, vertical.left), (f64::from(width), vertical.inner));
+        self.pass(&between, (0, 0), (width, rows), cut, &mut target)?;
+        self.columns = columns;
+        Ok(())
+    }
+
+    /// Resamples `inner` at `left` of the pixels `length` at `start`.
+    fn pass<P: PixelTrait>(
+        &mut self,
+        whole: &TypedImageRef<'_, P>,
+        start: (u32, u32),
+        length: (u32, u32),
+        (left, inner): ((f64, f64), (f64, f64)),
+        target: &mut TypedImage<'_, P>,
+    ) -> Result<(), BadImage> {
+        let source = TypedCroppedImage::from_ref(whole, start.0, start.1, length.0, length.1)
+            .map_err(failed)?;
+        let options = self.options.crop(left.0, left.1, inner.0, inner.1);
         self.inner
-            .resize(&source, &mut target, &options)
+            .resize_typed(&source, target, &options)
             .map_err(failed)
     }
 }
@@ -95,6 +133,11 @@ struct Extent {
 }
 
 impl Extent {
+    /// Whether nothing has to be resampled to get `length` pixels.
+    fn is_unchanged(&self, length: u32) -> bool {
+        self.left == 0.0 && self.inner == f64::from(length)
+    }
+
     fn new(part: u32, length: u32, region: u32, scale: u32) -> Option<Self> {
         let (from, to) = (
             part.checked_sub(region)?,
