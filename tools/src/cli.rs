@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::demo::DemoArgs;
+use crate::eval::EvalArgs;
 use crate::index::IndexArgs;
 use crate::inspect::InspectArgs;
+use crate::pretrain::PretrainArgs;
 use crate::shard::ShardArgs;
 use crate::units::parse_bytes;
 
@@ -72,6 +75,9 @@ pub(crate) enum Command {
     Shard(ShardArgs),
     Index(IndexArgs),
     Inspect(InspectArgs),
+    Pretrain(Box<PretrainArgs>),
+    Eval(EvalArgs),
+    Demo(DemoArgs),
     /// Print a script that completes `mae` commands in a shell
     ///
     /// For bash: mae completions bash > ~/.local/share/bash-completion/completions/mae

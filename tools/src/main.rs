@@ -3,10 +3,16 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 75 stopped after saving (run again to go on).
 
 mod cli;
+mod demo;
+mod eval;
 mod index;
 mod inspect;
+mod pretrain;
 mod progress;
+mod report;
 mod shard;
+mod table;
+mod terminal;
 mod units;
 
 use std::io::{self, IsTerminal, Write};
@@ -23,10 +29,6 @@ pub(crate) enum Outcome {
     /// All that was asked is done.
     Done,
     /// Stopped on a signal with everything saved; the same command goes on.
-    #[expect(
-        dead_code,
-        reason = "training is the only subcommand that stops and saves"
-    )]
     Stopped,
 }
 
@@ -62,6 +64,9 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Shard(args) => shard::run(args),
         Command::Index(args) => index::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Pretrain(args) => pretrain::run(*args),
+        Command::Eval(args) => eval::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Completions { shell } => {
             // Through a buffer: clap_complete panics where the reader of a pipe has gone.
             let mut script = Vec::new();
@@ -83,7 +88,7 @@ fn start_logging(level: LogLevel) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(io::stderr)
+        .with_writer(|| terminal::Stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .init();

@@ -15,7 +15,7 @@ pub mod picture;
 pub mod pretrain;
 pub mod schedule;
 mod step;
-pub mod validate;
+mod validate;
 
 pub use config::{PretrainConfig, RawPretrain};
 pub use error::{Error, Result};

@@ -12,10 +12,10 @@ use crate::picture::Reconstruction;
 use crate::step::device_input;
 
 /// How many images a picture shows.
-pub const PICTURED: usize = 8;
+pub(crate) const PICTURED: usize = 8;
 
 /// A loader of `dataset` for the held-out loss: every sample once, resized and centre-cropped, masks by its place alone.
-pub fn held_out_loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> Result<Loader> {
+pub(crate) fn held_out_loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> Result<Loader> {
     let transform = Transform::Eval {
         resize: eval_resize(config.mae().vit.image_size),
     };
@@ -25,11 +25,14 @@ pub fn held_out_loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> Result
         .build()?)
 }
 
-/// A loader whose first batch is the images to draw: drawn from all of `dataset`, centre-cropped, always the same.
-pub fn picture_loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> Result<Loader> {
+/// A loader whose first batch is the images to draw: drawn from all of `dataset`, the largest centred part in the
+/// input's proportions, always the same.
+pub(crate) fn picture_loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> Result<Loader> {
+    // Of the training transform only its order is wanted: the first images of a dataset may all be of one class.
+    let ratio = config.input_size.width as f64 / config.input_size.height as f64;
     let whole = Transform::Train {
         scale: (1.0, 1.0),
-        ratio: (1.0, 1.0),
+        ratio: (ratio, ratio),
         flip: false,
     };
     Ok(loader(dataset, config)
@@ -55,16 +58,16 @@ fn loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> mae_loader::LoaderB
 
 /// A loss over a dataset.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct HeldOut {
+pub(crate) struct HeldOut {
     /// Mean over the samples of the mean over their removed patches.
-    pub loss: f64,
+    pub(crate) loss: f64,
     /// Samples.
-    pub samples: u64,
+    pub(crate) samples: u64,
 }
 
 /// The mean loss of one pass over `loader`; None if `stop` was raised before the end. `workspace` serves the batches of
 /// its size.
-pub fn held_out_loss(
+pub(crate) fn held_out_loss(
     mae: &Mae,
     loader: &Loader,
     workspace: &mut MaeWorkspace,
@@ -96,7 +99,11 @@ pub fn held_out_loss(
 }
 
 /// Reconstructions of the first batch of `loader`.
-pub fn reconstructions(mae: &Mae, loader: &Loader, keep: usize) -> Result<Vec<Reconstruction>> {
+pub(crate) fn reconstructions(
+    mae: &Mae,
+    loader: &Loader,
+    keep: usize,
+) -> Result<Vec<Reconstruction>> {
     let Some(batch) = loader.batches(Cursor::default()).next() else {
         return Ok(vec![]);
     };

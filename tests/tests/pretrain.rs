@@ -1,0 +1,240 @@
+//! What a run writes, and how it refuses what cannot be trained.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use mae_trainer::metrics::log::{self, LogLine};
+use mae_trainer::observer::{Summary, Unobserved};
+use mae_trainer::{Error, Outcome, PretrainConfig, RawPretrain, checkpoint, output, pretrain};
+
+fn train(raw: RawPretrain) -> Result<Summary, Error> {
+    let config = PretrainConfig::resolve(raw)?;
+    match pretrain(&config, &AtomicBool::new(false), &mut Unobserved)? {
+        Outcome::Finished(summary) => Ok(summary),
+        Outcome::Stopped { .. } => panic!("nobody asked it to stop"),
+    }
+}
+
+fn steps(run: &Path) -> Vec<u64> {
+    checkpoint::list(&checkpoint::folder(run))
+        .unwrap()
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect()
+}
+
+#[test]
+fn a_run_learns_and_leaves_what_it_promises() {
+    let root = tempfile::tempdir().unwrap();
+    let data = common::shards(&root.path().join("data"), 40);
+    let run = root.path().join("run");
+    let raw = RawPretrain {
+        epochs: Some(12),
+        accum_iter: Some(1),
+        batch_size: Some(8),
+        val_data: Some(vec![data.clone()]),
+        eval_every: Some(4),
+        picture_every: Some(5),
+        log_every: Some(2),
+        keep_last: Some(2),
+        keep_every: Some(4),
+        norm_pix_loss: Some(true),
+        ..common::small_run(&data, &run)
+    };
+    let summary = train(raw.clone()).unwrap();
+    assert_eq!(summary.step, 60);
+
+    let lines = log::read(&output::log_path(&run)).unwrap();
+    let (mut stepped, mut epochs) = (vec![], vec![]);
+    for line in lines {
+        match line {
+            LogLine::Step(line) => stepped.push(line),
+            LogLine::Epoch(line) => epochs.push(line),
+        }
+    }
+    assert_eq!(
+        stepped.iter().map(|line| line.step).collect::<Vec<_>>(),
+        (2..=60).step_by(2).collect::<Vec<_>>()
+    );
+    assert!(
+        stepped
+            .iter()
+            .all(|line| line.images_per_second > 0.0 && line.grad_norm.is_some())
+    );
+    assert_eq!(
+        epochs.iter().map(|line| line.epoch).collect::<Vec<_>>(),
+        (1..=12).collect::<Vec<_>>()
+    );
+    let validated: Vec<u64> = epochs
+        .iter()
+        .filter(|line| line.val_loss.is_some())
+        .map(|line| line.epoch)
+        .collect();
+    assert_eq!(validated, [4, 8, 12]);
+    assert!(
+        epochs[11].loss < 0.9 * epochs[0].loss,
+        "{} to {}",
+        epochs[0].loss,
+        epochs[11].loss
+    );
+    assert!(epochs[11].val_loss < epochs[3].val_loss);
+
+    // Kept: the last two, and the first of every four epochs.
+    assert_eq!(steps(&run), [20, 40, 55, 60]);
+    let mut pictures: Vec<_> = fs::read_dir(run.join("pictures"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    pictures.sort();
+    assert_eq!(
+        pictures,
+        ["epoch-0005.png", "epoch-0010.png", "epoch-0012.png"]
+    );
+    let again =
+        PretrainConfig::resolve(RawPretrain::from_toml_file(&run.join("config.toml")).unwrap())
+            .unwrap();
+    assert_eq!(again, PretrainConfig::resolve(raw).unwrap());
+
+    let (mae, info) = checkpoint::load_mae(&run).unwrap();
+    assert_eq!(info.state.step, 60);
+    assert_eq!(mae.config, again.mae());
+    let inspection = checkpoint::inspect(&summary.checkpoint).unwrap();
+    assert_eq!(inspection.parameters, mae.params.count());
+    assert!(inspection.to_string().contains("mask_ratio = 0.75"));
+}
+
+/// The learning rate of each update is the reference's: asked at the first batch of the accumulation, on the scale of
+/// all batches of an epoch, also those that fill no update.
+#[test]
+fn the_learning_rate_follows_the_reference() {
+    let root = tempfile::tempdir().unwrap();
+    let data = common::shards(&root.path().join("data"), 46);
+    let run = root.path().join("run");
+    // 23 batches of 2, five updates of 4 an epoch, 3 batches left over.
+    train(RawPretrain {
+        lr: Some(1.0),
+        min_lr: Some(0.1),
+        ..common::small_run(&data, &run)
+    })
+    .unwrap();
+    let rates: Vec<f64> = log::read(&output::log_path(&run))
+        .unwrap()
+        .into_iter()
+        .filter_map(|line| match line {
+            LogLine::Step(line) => Some(line.lr),
+            LogLine::Epoch(_) => None,
+        })
+        .collect();
+    assert_eq!(rates.len(), 15);
+    let expected = |epoch: f64, batch: f64| {
+        let at = epoch + batch / 23.0;
+        if at < 1.0 {
+            at
+        } else {
+            0.1 + 0.9 * 0.5 * (1.0 + (std::f64::consts::PI * (at - 1.0) / 2.0).cos())
+        }
+    };
+    for (update, rate) in rates.iter().enumerate() {
+        let wanted = expected((update / 5) as f64, (update % 5 * 4) as f64);
+        assert!(
+            (rate - wanted).abs() < 1e-12,
+            "update {update}: {rate} {wanted}"
+        );
+    }
+}
+
+/// Accumulating over the batches of one large batch gives the large batch's update.
+#[test]
+fn accumulation_averages() {
+    let root = tempfile::tempdir().unwrap();
+    let data = common::shards(&root.path().join("data"), 40);
+    let losses = |name: &str, batch_size, accum_iter| {
+        let run = root.path().join(name);
+        let raw = common::small_run(&data, &run);
+        train(RawPretrain {
+            batch_size: Some(batch_size),
+            accum_iter: Some(accum_iter),
+            ..raw
+        })
+        .unwrap();
+        log::read(&output::log_path(&run)).unwrap()
+    };
+    // The schedule sees the same fractions of an epoch.
+    for (one, four) in losses("one", 8, 1).into_iter().zip(losses("four", 2, 4)) {
+        let (LogLine::Step(one), LogLine::Step(four)) = (one, four) else {
+            continue;
+        };
+        assert!(
+            (one.loss - four.loss).abs() < 1e-4 * one.loss,
+            "step {}: {} {}",
+            one.step,
+            one.loss,
+            four.loss
+        );
+        let (a, b) = (one.grad_norm.unwrap(), four.grad_norm.unwrap());
+        assert!((a - b).abs() < 1e-3 * a, "step {}: {a} {b}", one.step);
+    }
+}
+
+#[test]
+fn an_epoch_too_short_for_one_update_is_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    let data = common::shards(&root.path().join("data"), 7);
+    let message = train(common::small_run(&data, &root.path().join("run")))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("7 samples") && message.contains("--accum-iter"),
+        "{message}"
+    );
+    assert!(!root.path().join("run").exists());
+}
+
+/// A learning rate beyond all bounds: the run ends naming the step and samples, and its checkpoints are good.
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let root = tempfile::tempdir().unwrap();
+    let data = common::shards(&root.path().join("data"), 40);
+    let run = root.path().join("run");
+    let raw = RawPretrain {
+        lr: Some(1e30),
+        warmup_epochs: Some(0.0),
+        clip_grad: None,
+        weight_decay: Some(0.0),
+        checkpoint_every: Some(1),
+        ..common::small_run(&data, &run)
+    };
+    let error = train(raw).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::NonFiniteLoss { .. } | Error::NonFiniteWeights { .. }
+        ),
+        "{error}"
+    );
+    if let Error::NonFiniteLoss { samples, .. } = &error {
+        assert_eq!(samples.len(), 2);
+        assert!(samples[0].contains("part-00000"), "{samples:?}");
+    }
+    for (_, path) in checkpoint::list(&checkpoint::folder(&run)).unwrap() {
+        let weights = checkpoint::load(&path).unwrap().model;
+        assert!(
+            weights
+                .values()
+                .all(|tensor| tensor.data.iter().all(|value| value.is_finite()))
+        );
+    }
+}
+
+#[test]
+fn unfit_data_is_refused_before_anything_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("run");
+    let nothing = root.path().join("nothing").display().to_string();
+    let error = train(common::small_run(&nothing, &run)).unwrap_err();
+    assert!(matches!(error, Error::Loader(_)), "{error}");
+    assert!(!run.exists());
+}
