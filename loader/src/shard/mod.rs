@@ -6,6 +6,8 @@ mod pattern;
 mod publish;
 mod scan;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 mod writer;
 
 pub use build::{Built, build_index};

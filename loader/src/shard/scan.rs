@@ -43,7 +43,7 @@ pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
         .entries_with_seek()
         .map_err(|e| at(0, e.to_string()))?
     {
-        let entry = entry.map_err(|e| at(end, describe(&e, end)))?;
+        let entry = entry.map_err(|e| at(end, describe(&e, end, source.size())))?;
         let (offset, size) = (entry.raw_file_position(), entry.size());
         let cut_off = || {
             let has = source.size().saturating_sub(offset);
@@ -105,8 +105,9 @@ pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
     })
 }
 
-fn describe(error: &std::io::Error, offset: u64) -> String {
-    if error.kind() == std::io::ErrorKind::UnexpectedEof {
+/// What to say of an error while the header at `offset` was read; `size` is that of the tar.
+fn describe(error: &std::io::Error, offset: u64, size: u64) -> String {
+    if offset > 0 && offset.saturating_add(512) > size {
         return "the tar is cut off inside a header; copy or download it again".into();
     }
     let hint = if offset == 0 {
@@ -115,4 +116,117 @@ fn describe(error: &std::io::Error, offset: u64) -> String {
         "the tar is damaged from here on"
     };
     format!("{hint} ({error})")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::Path;
+
+    use super::*;
+    use crate::shard::testing::tar;
+
+    fn scan_bytes(bytes: &[u8]) -> Result<Scanned> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        scan(
+            &Source::from_file(file, Path::new("x.tar")).unwrap(),
+            "x.tar",
+        )
+    }
+
+    fn found(bytes: &[u8]) -> Vec<(String, Vec<String>)> {
+        let table = scan_bytes(bytes).unwrap().table;
+        let members = |m: &[Member]| m.iter().map(|m| m.suffix.to_string()).collect();
+        table
+            .samples()
+            .map(|s| (s.key.to_owned(), members(s.members)))
+            .collect()
+    }
+
+    #[test]
+    fn members_are_grouped_as_webdataset_does() {
+        let long = format!("{}/{}", "folder".repeat(20), "name".repeat(30));
+        let long_jpg = format!("{long}.jpg");
+        let bytes = tar(&[
+            ("a/1.JPG", b"one"),
+            ("a/1.seg.png", b"two"),
+            ("a/2.cls", b"3"),
+            ("__meta__/x.json", b"{}"),
+            ("noextension", b"?"),
+            ("a/.hidden.jpg", b"?"),
+            (&long_jpg, b"long"),
+        ]);
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            found(&bytes),
+            [
+                ("a/1".to_owned(), names(&["jpg", "seg.png"])),
+                ("a/2".to_owned(), names(&["cls"])),
+                (long, names(&["jpg"])),
+            ]
+        );
+        let table = scan_bytes(&bytes).unwrap().table;
+        for (sample, data) in [(0, b"one".as_slice()), (2, b"long")] {
+            let member = &table.sample(sample).members[0];
+            let at = member.offset as usize;
+            assert_eq!(&bytes[at..at + member.size as usize], data);
+        }
+    }
+
+    #[test]
+    fn folders_and_links_are_passed_over() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (kind, name) in [
+            (tar::EntryType::Directory, "d.jpg/"),
+            (tar::EntryType::Symlink, "l.jpg"),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            builder.append_data(&mut header, name, &b""[..]).unwrap();
+        }
+        assert!(found(&builder.into_inner().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn a_tar_that_is_cut_off_names_the_place() {
+        let bytes = tar(&[("1.jpg", &[7; 600]), ("2.jpg", &[8; 600])]);
+        // Header 0, data 512..1112 padded to 1536; header 1536, data 2048..2648.
+        let error = scan_bytes(&bytes[..2500]).unwrap_err();
+        assert!(
+            matches!(&error, Error::Shard { offset: 2048, shard, .. } if shard == "x.tar"),
+            "{error}"
+        );
+        let error = scan_bytes(&bytes[..1700]).unwrap_err().to_string();
+        assert!(
+            error.contains("byte 1536") && error.contains("cut off"),
+            "{error}"
+        );
+        let unended = scan_bytes(&bytes[..3072]).unwrap();
+        assert!(!unended.complete && unended.table.len() == 2);
+        assert!(scan_bytes(&bytes).unwrap().complete);
+    }
+
+    #[test]
+    fn what_is_no_tar_and_what_repeats_is_refused() {
+        let error = scan_bytes(&[b'x'; 2000]).unwrap_err().to_string();
+        assert!(error.contains("not a tar"), "{error}");
+        let error = scan_bytes(&tar(&[("1.jpg", b"a"), ("1.JPG", b"b")]))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("repeats"), "{error}");
+        assert!(found(&[0; 1024]).is_empty());
+    }
+
+    #[test]
+    fn a_size_that_lies_is_refused() {
+        let mut bytes = tar(&[("1.jpg", b"abc")]);
+        let mut header = tar::Header::new_ustar();
+        header.as_mut_bytes().copy_from_slice(&bytes[..512]);
+        header.set_size(u64::MAX / 2);
+        header.set_cksum();
+        bytes[..512].copy_from_slice(header.as_bytes());
+        assert!(scan_bytes(&bytes).is_err());
+    }
 }

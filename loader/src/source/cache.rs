@@ -309,3 +309,120 @@ impl Drop for Partial {
         let _ = fs::remove_file(&self.path);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::testing::gzip;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn content(source: &Source) -> Vec<u8> {
+        let mut bytes = vec![0; source.size() as usize];
+        source.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_shard_is_inflated_once_and_again_when_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shard, cache) = (dir.path().join("a.tar.gz"), dir.path().join("cache"));
+        fs::write(&shard, gzip(b"first content")).unwrap();
+        let inflate = || {
+            let cache = ShardCache::open(&cache, 1000, &[&shard]).unwrap();
+            content(&cache.inflated(&shard, true).unwrap())
+        };
+        assert_eq!(inflate(), b"first content");
+        let entry = cache.join(&names(&cache)[0]);
+        assert!(names(&cache)[0].ends_with("-a.tar.gz"));
+        fs::write(&entry, b"found in the cache").unwrap();
+        assert_eq!(inflate(), b"found in the cache");
+
+        fs::write(&shard, gzip(b"longer content than before")).unwrap();
+        assert_eq!(inflate(), b"longer content than before");
+    }
+
+    #[test]
+    fn the_bound_removes_what_others_left_and_then_refuses() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("cache");
+        let shard = |name: &str, size: usize| {
+            let path = dir.path().join(name);
+            fs::write(&path, gzip(&vec![b'x'; size])).unwrap();
+            path
+        };
+        let (old, new) = (shard("old.tgz", 600), shard("new.tgz", 700));
+        ShardCache::open(&cache, 1000, &[&old])
+            .unwrap()
+            .inflated(&old, true)
+            .unwrap();
+        fs::write(cache.join("not-ours"), [0; 5000]).unwrap();
+        ShardCache::open(&cache, 1000, &[&new])
+            .unwrap()
+            .inflated(&new, true)
+            .unwrap();
+        let left = names(&cache);
+        assert!(
+            left.len() == 2
+                && left.iter().any(|n| n.ends_with("new.tgz"))
+                && left.contains(&"not-ours".into()),
+            "{left:?}"
+        );
+
+        let both = ShardCache::open(&cache, 1000, &[&old, &new]).unwrap();
+        both.inflated(&new, true).unwrap();
+        let error = both.inflated(&old, true).unwrap_err();
+        assert!(
+            matches!(error, Error::CacheFull { limit: 1000, .. })
+                && error.to_string().contains("--cache-bytes")
+        );
+        assert_eq!(names(&cache), left, "nothing partial is left");
+    }
+
+    #[test]
+    fn damaged_gzip_names_the_shard() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = dir.path().join("a.tar.gz");
+        let whole = gzip(&[b'y'; 5000]);
+        fs::write(&shard, &whole[..whole.len() - 6]).unwrap();
+        let cache = ShardCache::open(&dir.path().join("cache"), 1 << 20, &[&shard]).unwrap();
+        let error = cache.inflated(&shard, true).unwrap_err().to_string();
+        assert!(
+            error.contains("a.tar.gz") && error.contains("cut off or damaged"),
+            "{error}"
+        );
+        assert!(names(&dir.path().join("cache")).is_empty());
+    }
+
+    #[test]
+    fn pipes_are_spooled_and_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = dir.path().join("a.gz");
+        fs::write(&shard, gzip(b"from a pipe")).unwrap();
+        let cache = ShardCache::open(&dir.path().join("cache"), 1000, &[]).unwrap();
+        assert_eq!(content(&cache.piped("printf hello").unwrap()), b"hello");
+        assert_eq!(
+            content(&cache.piped(&format!("cat {}", shard.display())).unwrap()),
+            b"from a pipe"
+        );
+        assert!(names(&dir.path().join("cache")).is_empty());
+        assert!(
+            cache
+                .piped("printf x; exit 3")
+                .unwrap_err()
+                .to_string()
+                .contains('3')
+        );
+        assert!(
+            matches!(cache.piped("yes"), Err(Error::CacheFull { .. })),
+            "an endless pipe ends at the bound"
+        );
+    }
+}

@@ -57,8 +57,8 @@ pub(crate) fn run(args: &InspectArgs) -> Result<Outcome> {
 fn show(report: &(impl Display + Serialize), json: bool) -> Result<Outcome> {
     let mut out = io::stdout().lock();
     if json {
-        serde_json::to_writer_pretty(&mut out, report)?;
-        writeln!(out)?;
+        // As text first: an error of serde_json does not say that the reader of a pipe has gone.
+        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
     } else {
         write!(out, "{report}")?;
     }
