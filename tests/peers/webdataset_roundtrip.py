@@ -10,6 +10,8 @@ With --wids the indexed reader that webdataset carried up to 0.2 reads both side
 webdataset 0.2.
 """
 
+import gzip
+import hashlib
 import io
 import json
 import os
@@ -61,13 +63,45 @@ def by_index(index, cache):
     for name in ["torch", "torch.distributed", "torch.utils", "torch.utils.data"]:
         sys.modules[name] = types.ModuleType(name)
     base = type("Base", (), {"__class_getitem__": classmethod(lambda cls, _: cls)})
-    sys.modules["torch"].distributed = sys.modules["torch.distributed"]
+    sys.modules["torch"].distributed, sys.modules["torch"].utils = sys.modules["torch.distributed"], sys.modules["torch.utils"]
+    sys.modules["torch.utils"].data = sys.modules["torch.utils.data"]
+    sys.modules["torch.distributed"].is_available = lambda: False
+    sys.modules["torch.utils.data"].get_worker_info = lambda: None
     sys.modules["torch.utils.data"].Dataset = sys.modules["torch.utils.data"].Sampler = base
     import wids
 
     dataset = wids.ShardListDataset(str(index), cache_dir=str(cache), keep=True, transformations=[])
     samples = [dataset[i] for i in range(len(dataset))]
     return [{k[1:]: v.getvalue() for k, v in s.items() if k.startswith(".")} for s in samples]
+
+
+def by_offset(shards, names):
+    """(key, contents by suffix) of every sample of shards, cut out of the inflated tars where index.json says."""
+    index = json.loads((shards / "index.json").read_text())
+    samples = []
+    for shard in index["shardlist"]:
+        if shard["url"] not in names:
+            continue
+        stored = (shards / shard["url"]).read_bytes()
+        check(f"checksum of {shard['url']}", shard["md5sum"], hashlib.md5(stored).hexdigest())
+        tar = gzip.decompress(stored) if stored[:2] == b"\x1f\x8b" else stored
+        columns, members = shard["mae"], 0
+        for key, count in zip(columns["keys"], columns["counts"]):
+            rows = range(members, members + count)
+            members += count
+            cut = {
+                columns["suffixes"][columns["suffix"][i]]: tar[columns["offset"][i] :][: columns["size"][i]] for i in rows
+            }
+            samples.append((key, cut))
+    return samples
+
+
+def streamed_by_key(names):
+    """(key, contents by suffix) of every sample, through webdataset."""
+    return [
+        (s["__key__"], {k: v for k, v in s.items() if not k.startswith("__")})
+        for s in wds.WebDataset(names, shardshuffle=False, empty_check=False)
+    ]
 
 
 def from_mae(binary, folder, wids):
@@ -91,10 +125,13 @@ def from_mae(binary, folder, wids):
     streamed = list(wds.WebDataset(names, shardshuffle=False, empty_check=False))
     check("streamed samples", len(streamed), len(CLASSES) * PER_CLASS)
     check("streamed contents", Counter((s["jpg"], int(s["cls"])) for s in streamed), expected)
+    keys = {f"{name}/picture_{number}" for name in CLASSES for number in range(PER_CLASS)}
+    check("keys", {s["__key__"] for s in streamed}, keys)
     check("distinct keys", len({s["__key__"] for s in streamed}), len(streamed))
     decoded = list(wds.WebDataset(names, shardshuffle=False, empty_check=False).decode("rgb8").to_tuple("jpg", "cls"))
     check("decoded classes", Counter(label for _, label in decoded), Counter({i: PER_CLASS for i in range(3)}))
     check("decoded rows", {image.shape[0] for image, _ in decoded}, {30})
+    check("contents by offset", by_offset(shards, {Path(name).name for name in names}), streamed_by_key(names))
 
     index = json.loads((shards / "index.json").read_text())
     check("index samples", [shard["nsamples"] for shard in index["shardlist"]], [10, 10, 7])
@@ -152,12 +189,17 @@ def from_python(binary, folder, wids):
         check("compressed images", report["images"]["formats"], {"png": 5})
         if not indexed:
             mae(binary, "index", *cache, plain)
-
     index = json.loads((shards / "index.json").read_text())
     check("counts for wids", [s["nsamples"] for s in index["shardlist"]], [8, 8, 4])
     if wids:
         read = [int(s["cls"]) for s in by_index(shards / "index.json", folder / "wids-python")]
         check("labels by index", read, [i % 3 for i in range(20)])
+
+    # Last, since wids does not read compressed shards.
+    mae(binary, "index", *cache, packed)
+    check("compressed and indexed", inspect(packed)["shards"][0]["indexed"], True)
+    for name in ["packed.tar.gz", *(f"plain-{number:06}.tar" for number in range(3))]:
+        check(f"contents of {name} by offset", by_offset(shards, {name}), streamed_by_key([str(shards / name)]))
 
 
 def main():
