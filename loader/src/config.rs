@@ -40,7 +40,10 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn batch_shape(&self) -> BatchShape {
-        let masks = self.masks.unwrap_or(MaskShape { patches: 0, keep: 0 });
+        let masks = self.masks.unwrap_or(MaskShape {
+            patches: 0,
+            keep: 0,
+        });
         BatchShape {
             slots: self.slices.batch as usize,
             image: self.size.width as usize * self.size.height as usize * self.channels,
@@ -85,7 +88,10 @@ impl LoaderBuilder {
     pub(crate) fn new(dataset: Arc<Dataset>) -> Self {
         LoaderBuilder {
             dataset,
-            size: ImageSize { width: 224, height: 224 },
+            size: ImageSize {
+                width: 224,
+                height: 224,
+            },
             channels: 3,
             batch: 64,
             transform: Transform::default(),
@@ -205,7 +211,12 @@ impl LoaderBuilder {
     /// # Errors
     /// [`Error::Config`], which names the setting and what to do about it.
     pub fn build(self) -> Result<Loader> {
-        let counts: Vec<u32> = self.dataset.shards().iter().map(|shard| shard.samples).collect();
+        let counts: Vec<u32> = self
+            .dataset
+            .shards()
+            .iter()
+            .map(|shard| shard.samples)
+            .collect();
         let samples = counts.iter().copied().map(u64::from).sum();
         let settings = self.resolve(samples)?;
         let order = match settings.transform {
@@ -217,35 +228,68 @@ impl LoaderBuilder {
         };
         let fingerprint = self.fingerprint(&settings);
         let (channels, max_pixels) = (settings.channels, settings.max_pixels);
-        let decoders = Arc::new(move || Box::new(AnyDecoder::new(channels, max_pixels)) as Box<dyn Decoder>);
-        Ok(Loader::new(self.dataset as Arc<dyn Samples>, order, settings, decoders, fingerprint))
+        let decoders =
+            Arc::new(move || Box::new(AnyDecoder::new(channels, max_pixels)) as Box<dyn Decoder>);
+        Ok(Loader::new(
+            self.dataset as Arc<dyn Samples>,
+            order,
+            settings,
+            decoders,
+            fingerprint,
+        ))
     }
 
     /// The settings for a data set of `samples` samples.
     fn resolve(&self, samples: u64) -> Result<Settings> {
-        if self.size.width == 0 || self.size.height == 0 || self.size.width.max(self.size.height) > 1 << 14 {
-            return bad("image size", format!("{}×{} is not within 1 to 16,384", self.size.height, self.size.width));
+        if self.size.width == 0
+            || self.size.height == 0
+            || self.size.width.max(self.size.height) > 1 << 14
+        {
+            return bad(
+                "image size",
+                format!(
+                    "{}×{} is not within 1 to 16,384",
+                    self.size.height, self.size.width
+                ),
+            );
         }
         if self.channels != 1 && self.channels != 3 {
-            return bad("channels", format!("{} is neither 1 (gray) nor 3 (RGB)", self.channels));
+            return bad(
+                "channels",
+                format!("{} is neither 1 (gray) nor 3 (RGB)", self.channels),
+            );
         }
         if self.batch == 0 {
             return bad("batch size", "must be at least 1".to_owned());
         }
         if self.threads == 0 || self.threads > 4096 {
-            return bad("threads", format!("{} is not within 1 to 4,096", self.threads));
+            return bad(
+                "threads",
+                format!("{} is not within 1 to 4,096", self.threads),
+            );
         }
         if self.prefetch == 0 {
             return bad("prefetch", "must be at least 1".to_owned());
         }
         if self.world == 0 || self.rank >= self.world {
-            return bad("rank", format!("rank {} of {} does not exist; ranks count from 0", self.rank, self.world));
+            return bad(
+                "rank",
+                format!(
+                    "rank {} of {} does not exist; ranks count from 0",
+                    self.rank, self.world
+                ),
+            );
         }
         if !(0.0..=1.0).contains(&self.max_bad_fraction) {
-            return bad("max bad fraction", format!("{} is not within 0 to 1", self.max_bad_fraction));
+            return bad(
+                "max bad fraction",
+                format!("{} is not within 0 to 1", self.max_bad_fraction),
+            );
         }
         match self.masks {
-            Some(MaskShape { patches, keep }) if keep == 0 || keep > patches || u32::try_from(patches).is_err() => {
+            Some(MaskShape { patches, keep })
+                if keep == 0 || keep > patches || u32::try_from(patches).is_err() =>
+            {
                 return bad("masks", format!("cannot keep {keep} of {patches} patches"));
             }
             _ => {}
@@ -289,16 +333,25 @@ impl LoaderBuilder {
         match self.transform {
             Transform::Train { scale, ratio, .. } => {
                 if !(scale.0 > 0.0 && scale.0 <= scale.1 && scale.1 <= 1.0) {
-                    return bad("crop scale", format!("{scale:?} must satisfy 0 < least ≤ greatest ≤ 1"));
+                    return bad(
+                        "crop scale",
+                        format!("{scale:?} must satisfy 0 < least ≤ greatest ≤ 1"),
+                    );
                 }
                 if !(ratio.0 > 0.0 && ratio.0 <= ratio.1 && ratio.1.is_finite()) {
-                    return bad("crop ratio", format!("{ratio:?} must satisfy 0 < least ≤ greatest"));
+                    return bad(
+                        "crop ratio",
+                        format!("{ratio:?} must satisfy 0 < least ≤ greatest"),
+                    );
                 }
             }
             Transform::Eval { resize } => {
                 let least = self.size.width.max(self.size.height);
                 if resize < least || resize > 1 << 14 {
-                    return bad("resize", format!("{resize} is not within the image size, {least}, and 16,384"));
+                    return bad(
+                        "resize",
+                        format!("{resize} is not within the image size, {least}, and 16,384"),
+                    );
                 }
             }
         }
@@ -307,27 +360,40 @@ impl LoaderBuilder {
 
     /// All that decides about the bytes of the batches, and nothing else.
     fn fingerprint(&self, settings: &Settings) -> String {
-        let masks = settings.masks.map_or("none".to_owned(), |masks| format!("{}/{}", masks.keep, masks.patches));
+        let masks = settings.masks.map_or("none".to_owned(), |masks| {
+            format!("{}/{}", masks.keep, masks.patches)
+        });
         let window = match (settings.transform, self.window) {
             (Transform::Eval { .. }, _) => "sequential".to_owned(),
             (_, Window::All) => "all".to_owned(),
             (_, Window::Shards(count)) => count.to_string(),
         };
         let transform = match settings.transform {
-            Transform::Train { scale, ratio, flip } => format!("train scale {scale:?} ratio {ratio:?} flip {flip}"),
+            Transform::Train { scale, ratio, flip } => {
+                format!("train scale {scale:?} ratio {ratio:?} flip {flip}")
+            }
             Transform::Eval { resize } => format!("eval resize {resize}"),
         };
         [
             format!("dataset={}", self.dataset.digest()),
-            format!("image={}x{}x{}", settings.size.height, settings.size.width, settings.channels),
+            format!(
+                "image={}x{}x{}",
+                settings.size.height, settings.size.width, settings.channels
+            ),
             format!("transform={transform}"),
             format!("masks={masks}"),
-            format!("global_batch={}", settings.slices.batch * settings.slices.world),
+            format!(
+                "global_batch={}",
+                settings.slices.batch * settings.slices.world
+            ),
             format!("drop_last={}", settings.slices.drop_last),
             format!("window={window}"),
             format!("seed={}", settings.seed),
             format!("max_pixels={}", settings.max_pixels),
-            format!("decoder={}", AnyDecoder::new(settings.channels, settings.max_pixels).name()),
+            format!(
+                "decoder={}",
+                AnyDecoder::new(settings.channels, settings.max_pixels).name()
+            ),
             format!("resize={}", Resizer::new().instructions()),
         ]
         .join(";")
@@ -346,7 +412,10 @@ fn check_window(counts: &[u32], window: Window) -> Result<()> {
     largest.sort_unstable_by(|a, b| b.cmp(a));
     let samples: u64 = largest.iter().take(shards).copied().map(u64::from).sum();
     if samples > u64::from(u32::MAX) {
-        return bad("window", format!("{samples} samples are too many for one window; choose fewer shards"));
+        return bad(
+            "window",
+            format!("{samples} samples are too many for one window; choose fewer shards"),
+        );
     }
     Ok(())
 }

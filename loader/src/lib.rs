@@ -13,6 +13,8 @@ mod config;
 pub mod dataset;
 pub mod decode;
 pub mod error;
+#[cfg(test)]
+mod golden;
 pub mod label;
 mod mask;
 pub mod open;

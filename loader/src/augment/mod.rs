@@ -63,6 +63,11 @@ impl ImagePlan {
             size: self.resized,
         }
     }
+
+    #[cfg(test)]
+    pub(crate) fn flips(&self) -> bool {
+        self.flip
+    }
 }
 
 /// Crops, resizes and flips; one belongs to each worker thread and keeps its memory between images.

@@ -87,12 +87,7 @@ impl Buffers {
     }
 
     /// Begins a batch of `length` samples (1 to the shape's slots): one slot for each of them.
-    pub(crate) fn open(
-        self,
-        sequence: u64,
-        cursor: Cursor,
-        length: usize,
-    ) -> impl Iterator<Item = Slot> {
+    pub(crate) fn open(self, sequence: u64, cursor: Cursor, length: usize) -> Vec<Slot> {
         let shape = self.shape;
         let batch = Arc::new(OpenBatch {
             shape,
@@ -107,11 +102,13 @@ impl Buffers {
             notes: Mutex::default(),
             done: AtomicUsize::new(0),
         });
-        // Each slot is made once and cannot be copied: this is what keeps the parts of a batch apart.
-        (0..length).map(move |index| Slot {
+        // Each slot is made once and cannot be copied: this is what keeps the parts of a batch apart. And nothing but slots may
+        // hold on to the batch, or the last one to finish would not be the last to let go: hence no lazy iterator.
+        let slots = (0..length).map(|index| Slot {
             batch: Arc::clone(&batch),
             index,
-        })
+        });
+        slots.collect()
     }
 
     /// A batch without samples, which no worker needs to see.
@@ -409,9 +406,7 @@ mod tests {
 
     #[test]
     fn the_last_slot_gives_the_batch_and_dropping_it_gives_the_memory_back() {
-        let mut slots: Vec<Slot> = Buffers::new(shape())
-            .open(7, Cursor::default(), 3)
-            .collect();
+        let mut slots: Vec<Slot> = Buffers::new(shape()).open(7, Cursor::default(), 3);
         for slot in &mut slots {
             let index = slot.index as u32;
             let parts = slot.parts();
@@ -476,9 +471,7 @@ mod tests {
 
     #[test]
     fn the_lowest_slots_error_is_kept() {
-        let slots: Vec<Slot> = Buffers::new(shape())
-            .open(0, Cursor::default(), 4)
-            .collect();
+        let slots: Vec<Slot> = Buffers::new(shape()).open(0, Cursor::default(), 4);
         for index in [2, 1, 3] {
             slots[index].fail(Error::Thread {
                 reason: index.to_string(),
@@ -489,10 +482,18 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_lost_to_a_panic_never_gives_half_a_batch() {
-        let mut slots: Vec<Slot> = Buffers::new(shape())
+    fn a_batch_is_finished_while_its_slots_are_still_being_given_out() {
+        let mut slots = Buffers::new(shape())
             .open(0, Cursor::default(), 4)
-            .collect();
+            .into_iter();
+        let finished: Vec<bool> = slots.by_ref().map(|slot| slot.finish().is_some()).collect();
+        assert_eq!(finished, [false, false, false, true]);
+        assert!(slots.next().is_none());
+    }
+
+    #[test]
+    fn a_slot_lost_to_a_panic_never_gives_half_a_batch() {
+        let mut slots: Vec<Slot> = Buffers::new(shape()).open(0, Cursor::default(), 4);
         drop(slots.remove(1));
         assert_eq!(slots.into_iter().filter_map(Slot::finish).count(), 0);
     }

@@ -26,7 +26,11 @@ unsafe impl<T: Send> Sync for Parts<T> {}
 impl<T> Parts<T> {
     /// Takes a vector apart into parts of `width` elements (its length must be a multiple of it).
     pub(super) fn new(vector: Vec<T>, width: usize) -> Self {
-        assert!(vector.len().is_multiple_of(width), "{} elements in parts of {width}", vector.len());
+        assert!(
+            vector.len().is_multiple_of(width),
+            "{} elements in parts of {width}",
+            vector.len()
+        );
         let mut vector = ManuallyDrop::new(vector);
         let start = NonNull::new(vector.as_mut_ptr()).unwrap_or(NonNull::dangling());
         Parts {

@@ -103,7 +103,9 @@ impl Batches {
                 (loader.decoders)(),
                 Arc::clone(&batches.stop),
             );
-            batches.spawn(format!("mae-load-{number}"), move || worker.run(&queue, &publish));
+            batches.spawn(format!("mae-load-{number}"), move || {
+                worker.run(&queue, &publish)
+            });
         }
         batches
     }
@@ -114,7 +116,11 @@ impl Batches {
         }
         match std::thread::Builder::new().name(name.clone()).spawn(body) {
             Ok(thread) => self.threads.push(thread),
-            Err(error) => self.failed = Some(Error::Thread { reason: format!("cannot start {name}: {error}") }),
+            Err(error) => {
+                self.failed = Some(Error::Thread {
+                    reason: format!("cannot start {name}: {error}"),
+                })
+            }
         }
     }
 
@@ -149,7 +155,9 @@ impl Batches {
         for bad in &batch.bad {
             self.name_once(bad);
         }
-        self.verdict.add(batch.length as u64, &batch.bad, |shard| self.samples.shard_name(shard))?;
+        self.verdict.add(batch.length as u64, &batch.bad, |shard| {
+            self.samples.shard_name(shard)
+        })?;
         self.sequence += 1;
         self.next = self.settings.slices.after(self.next);
         Ok(batch.lend(self.next, self.home.clone(), Arc::clone(&self.lent)))
@@ -183,8 +191,14 @@ impl Batches {
     fn name_once(&self, bad: &BadSample) {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if named.insert(bad.sample) {
-            let (sample, replacement) = (self.samples.describe(bad.sample), self.samples.describe(bad.replacement));
-            tracing::warn!("bad sample {sample}: {}; using {replacement} in its place", bad.reason);
+            let (sample, replacement) = (
+                self.samples.describe(bad.sample),
+                self.samples.describe(bad.replacement),
+            );
+            tracing::warn!(
+                "bad sample {sample}: {}; using {replacement} in its place",
+                bad.reason
+            );
         }
     }
 
@@ -226,6 +240,9 @@ impl Drop for Batches {
 
 impl std::fmt::Debug for Batches {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Batches").field("next", &self.next).field("waited", &self.waited).finish_non_exhaustive()
+        f.debug_struct("Batches")
+            .field("next", &self.next)
+            .field("waited", &self.waited)
+            .finish_non_exhaustive()
     }
 }

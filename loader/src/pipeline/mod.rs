@@ -133,6 +133,9 @@ impl Loader {
 
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loader").field("settings", &self.settings).field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+        f.debug_struct("Loader")
+            .field("settings", &self.settings)
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
     }
 }

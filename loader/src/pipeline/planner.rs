@@ -32,17 +32,33 @@ impl Planner {
             let mut order = self.order.epoch(cursor.epoch);
             let epoch = cursor.epoch;
             while cursor.epoch == epoch {
-                let Some(buffers) = self.next_free() else { return };
+                let Some(buffers) = self.next_free() else {
+                    return;
+                };
                 let places = slices.places(cursor.step);
                 let length = (places.end - places.start) as usize;
                 if length == 0 {
-                    if self.finished.send(buffers.finished_empty(sequence, cursor)).is_err() {
+                    if self
+                        .finished
+                        .send(buffers.finished_empty(sequence, cursor))
+                        .is_err()
+                    {
                         return;
                     }
                 } else {
-                    for (slot, place) in buffers.open(sequence, cursor, length).zip(places) {
+                    let slots = buffers.open(sequence, cursor, length);
+                    for (slot, place) in slots.into_iter().zip(places) {
                         let sample = order.sample(place).expect("places end with the samples");
-                        if self.jobs.send(Job { slot, epoch, place, sample }).is_err() {
+                        if self
+                            .jobs
+                            .send(Job {
+                                slot,
+                                epoch,
+                                place,
+                                sample,
+                            })
+                            .is_err()
+                        {
                             return;
                         }
                     }

@@ -35,7 +35,12 @@ impl Samples for Fake {
     fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>) -> Result<()> {
         if self.unreadable == Some(id) {
             let (sample, suffix) = (self.describe(id), "jpg".to_owned());
-            return Err(Error::Member { sample, suffix, offset: 0, reason: "input/output error".to_owned() });
+            return Err(Error::Member {
+                sample,
+                suffix,
+                offset: 0,
+                reason: "input/output error".to_owned(),
+            });
         }
         buffer.clear();
         buffer.extend_from_slice(&self.shards[id.shard as usize][id.ordinal as usize]);
@@ -43,7 +48,10 @@ impl Samples for Fake {
     }
     fn label(&self, id: SampleId) -> Result<Option<u32>> {
         if self.unlabelled == Some(id) {
-            return Err(Error::Label { sample: self.describe(id), reason: "no label".to_owned() });
+            return Err(Error::Label {
+                sample: self.describe(id),
+                reason: "no label".to_owned(),
+            });
         }
         Ok(Some(id.ordinal))
     }
@@ -55,17 +63,36 @@ fn id(shard: u32, ordinal: u32) -> SampleId {
 
 /// Three shards of 13, 1 and 9 samples of different sizes.
 fn fake() -> Fake {
-    let image = |n: u16| jpeg(20 + n * 3 % 17, 16 + n * 5 % 11, &picture(20 + n * 3 % 17, 16 + n * 5 % 11, n.into()), |_| {});
-    let shards = [0..13, 13..14, 14..23].map(|numbers| numbers.map(image).collect()).to_vec();
-    Fake { shards, unreadable: None, unlabelled: None }
+    let image = |n: u16| {
+        jpeg(
+            20 + n * 3 % 17,
+            16 + n * 5 % 11,
+            &picture(20 + n * 3 % 17, 16 + n * 5 % 11, n.into()),
+            |_| {},
+        )
+    };
+    let shards = [0..13, 13..14, 14..23]
+        .map(|numbers| numbers.map(image).collect())
+        .to_vec();
+    Fake {
+        shards,
+        unreadable: None,
+        unlabelled: None,
+    }
 }
 
 fn settings(fake: &Fake) -> Settings {
     Settings {
-        size: ImageSize { width: 16, height: 12 },
+        size: ImageSize {
+            width: 16,
+            height: 12,
+        },
         channels: 3,
         transform: Transform::default(),
-        masks: Some(MaskShape { patches: 12, keep: 3 }),
+        masks: Some(MaskShape {
+            patches: 12,
+            keep: 3,
+        }),
         seed: 5,
         threads: 2,
         epochs: 2,
@@ -95,7 +122,11 @@ fn loader_with(fake: Fake, settings: Settings, decoders: Arc<DecoderFactory>) ->
 fn loader(fake: Fake, change: impl FnOnce(&mut Settings)) -> Loader {
     let mut settings = settings(&fake);
     change(&mut settings);
-    loader_with(fake, settings, Arc::new(|| Box::new(AnyDecoder::new(3, 1 << 20))))
+    loader_with(
+        fake,
+        settings,
+        Arc::new(|| Box::new(AnyDecoder::new(3, 1 << 20))),
+    )
 }
 
 /// All that a batch holds.
@@ -123,7 +154,10 @@ fn content(batch: &HostBatch) -> Content {
 }
 
 fn all(loader: &Loader, from: Cursor) -> Vec<Content> {
-    loader.batches(from).map(|batch| content(&batch.unwrap())).collect()
+    loader
+        .batches(from)
+        .map(|batch| content(&batch.unwrap()))
+        .collect()
 }
 
 fn with_bad(mut fake: Fake) -> Fake {
@@ -135,11 +169,17 @@ fn with_bad(mut fake: Fake) -> Fake {
 
 #[test]
 fn batches_do_not_depend_on_threads() {
-    let one = all(&loader(with_bad(fake()), |settings| settings.threads = 1), Cursor::default());
+    let one = all(
+        &loader(with_bad(fake()), |settings| settings.threads = 1),
+        Cursor::default(),
+    );
     assert_eq!(one.len(), 10);
     assert!(one.iter().any(|batch| batch.bad > 0));
     for threads in [2, 8] {
-        let many = all(&loader(with_bad(fake()), |settings| settings.threads = threads), Cursor::default());
+        let many = all(
+            &loader(with_bad(fake()), |settings| settings.threads = threads),
+            Cursor::default(),
+        );
         assert_eq!(one, many);
     }
 }
@@ -151,7 +191,16 @@ fn any_cursor_goes_on_with_the_same_batches() {
         let loader = loader(with_bad(fake()), |settings| settings.threads = 3);
         assert_eq!(all(&loader, batch.cursor), whole[done..]);
         // The same place, counted on from the first epoch.
-        assert_eq!(all(&loader, Cursor { epoch: 0, step: done as u64 }), whole[done..]);
+        assert_eq!(
+            all(
+                &loader,
+                Cursor {
+                    epoch: 0,
+                    step: done as u64
+                }
+            ),
+            whole[done..]
+        );
     }
 }
 
@@ -170,8 +219,13 @@ fn cursors_count_batches_and_next_cursors_lead_on() {
 
 #[test]
 fn an_epoch_has_every_sample_once_and_the_next_one_another_order() {
-    let batches = all(&loader(fake(), |settings| settings.slices.batch = 23), Cursor::default());
-    let [first, second] = &batches[..] else { panic!("{} batches", batches.len()) };
+    let batches = all(
+        &loader(fake(), |settings| settings.slices.batch = 23),
+        Cursor::default(),
+    );
+    let [first, second] = &batches[..] else {
+        panic!("{} batches", batches.len())
+    };
     for batch in [first, second] {
         assert_eq!(batch.samples.iter().collect::<HashSet<_>>().len(), 23);
     }
@@ -184,16 +238,51 @@ fn an_epoch_has_every_sample_once_and_the_next_one_another_order() {
 #[test]
 fn ranks_share_the_batches_of_one_rank() {
     for drop_last in [true, false] {
-        let slices = |batch, rank, world| Slices { samples: 23, batch, rank, world, drop_last };
-        let whole = all(&loader(with_bad(fake()), |settings| settings.slices = slices(6, 0, 1)), Cursor::default());
+        let slices = |batch, rank, world| Slices {
+            samples: 23,
+            batch,
+            rank,
+            world,
+            drop_last,
+        };
+        let whole = all(
+            &loader(with_bad(fake()), |settings| {
+                settings.slices = slices(6, 0, 1)
+            }),
+            Cursor::default(),
+        );
         let ranks: Vec<_> = (0..3)
-            .map(|rank| all(&loader(with_bad(fake()), |settings| settings.slices = slices(2, rank, 3)), Cursor::default()))
+            .map(|rank| {
+                all(
+                    &loader(with_bad(fake()), |settings| {
+                        settings.slices = slices(2, rank, 3)
+                    }),
+                    Cursor::default(),
+                )
+            })
             .collect();
         for (step, batch) in whole.iter().enumerate() {
             let joined = ranks.iter().map(|batches| &batches[step]);
-            assert_eq!(batch.pixels, joined.clone().flat_map(|batch| batch.pixels.clone()).collect::<Vec<_>>());
-            assert_eq!(batch.ids_restore, joined.clone().flat_map(|batch| batch.ids_restore.clone()).collect::<Vec<_>>());
-            assert_eq!(batch.samples, joined.flat_map(|batch| batch.samples.clone()).collect::<Vec<_>>());
+            assert_eq!(
+                batch.pixels,
+                joined
+                    .clone()
+                    .flat_map(|batch| batch.pixels.clone())
+                    .collect::<Vec<_>>()
+            );
+            assert_eq!(
+                batch.ids_restore,
+                joined
+                    .clone()
+                    .flat_map(|batch| batch.ids_restore.clone())
+                    .collect::<Vec<_>>()
+            );
+            assert_eq!(
+                batch.samples,
+                joined
+                    .flat_map(|batch| batch.samples.clone())
+                    .collect::<Vec<_>>()
+            );
         }
         assert!(ranks.iter().all(|batches| batches.len() == whole.len()));
     }
@@ -208,22 +297,52 @@ fn evaluation_is_in_order_keeps_the_rest_and_repeats_itself() {
         }),
         Cursor::default(),
     );
-    assert_eq!(batches.iter().map(|batch| batch.samples.len()).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 3].repeat(2));
-    let samples: Vec<SampleId> = batches[..6].iter().flat_map(|batch| batch.samples.clone()).collect();
-    let expected: Vec<SampleId> = [13, 1, 9].iter().zip(0..).flat_map(|(&count, shard)| (0..count).map(move |o| id(shard, o))).collect();
+    assert_eq!(
+        batches
+            .iter()
+            .map(|batch| batch.samples.len())
+            .collect::<Vec<_>>(),
+        [4, 4, 4, 4, 4, 3].repeat(2)
+    );
+    let samples: Vec<SampleId> = batches[..6]
+        .iter()
+        .flat_map(|batch| batch.samples.clone())
+        .collect();
+    let expected: Vec<SampleId> = [13, 1, 9]
+        .iter()
+        .zip(0..)
+        .flat_map(|(&count, shard)| (0..count).map(move |o| id(shard, o)))
+        .collect();
     assert_eq!(samples, expected);
     for (first, second) in batches[..6].iter().zip(&batches[6..]) {
-        assert_eq!((&first.pixels, &first.ids_keep), (&second.pixels, &second.ids_keep));
+        assert_eq!(
+            (&first.pixels, &first.ids_keep),
+            (&second.pixels, &second.ids_keep)
+        );
     }
 }
 
 #[test]
 fn a_rank_may_get_an_empty_last_batch() {
     let batches = |rank| {
-        let slices = Slices { samples: 23, batch: 2, rank, world: 11, drop_last: false };
-        all(&loader(fake(), |settings| settings.slices = slices), Cursor::default())
+        let slices = Slices {
+            samples: 23,
+            batch: 2,
+            rank,
+            world: 11,
+            drop_last: false,
+        };
+        all(
+            &loader(fake(), |settings| settings.slices = slices),
+            Cursor::default(),
+        )
     };
-    let lengths = |rank| batches(rank).iter().map(|batch| batch.samples.len()).collect::<Vec<_>>();
+    let lengths = |rank| {
+        batches(rank)
+            .iter()
+            .map(|batch| batch.samples.len())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(lengths(0), [2, 0, 2, 0]);
     assert_eq!(lengths(10), [2, 1, 2, 1]);
 }
@@ -235,15 +354,29 @@ fn a_bad_sample_is_replaced_by_the_next_good_one_with_its_own_draws() {
     for (shard, ordinal, good) in [(0, 4, 6), (0, 5, 6), (2, 8, 0)] {
         repaired.shards[shard][ordinal] = repaired.shards[shard][good].clone();
     }
-    let expected = all(&loader(repaired, |settings| settings.slices.batch = 23), Cursor::default());
+    let expected = all(
+        &loader(repaired, |settings| settings.slices.batch = 23),
+        Cursor::default(),
+    );
     let loader = loader(with_bad(fake()), |settings| settings.slices.batch = 23);
     let mut epochs = 0;
     for (batch, expected) in loader.batches(Cursor::default()).zip(expected) {
         let batch = batch.unwrap();
         assert_eq!(batch.pixels(), expected.pixels);
         assert_eq!(batch.ids_restore(), expected.ids_restore);
-        let bad: BTreeSet<_> = batch.bad().iter().map(|bad| (bad.sample, bad.replacement)).collect();
-        assert_eq!(bad, BTreeSet::from([(id(0, 4), id(0, 6)), (id(0, 5), id(0, 6)), (id(2, 8), id(2, 0))]));
+        let bad: BTreeSet<_> = batch
+            .bad()
+            .iter()
+            .map(|bad| (bad.sample, bad.replacement))
+            .collect();
+        assert_eq!(
+            bad,
+            BTreeSet::from([
+                (id(0, 4), id(0, 6)),
+                (id(0, 5), id(0, 6)),
+                (id(2, 8), id(2, 0))
+            ])
+        );
         for bad in batch.bad() {
             assert_eq!(batch.samples()[bad.slot], bad.replacement);
             assert_eq!(batch.labels().unwrap()[bad.slot], bad.replacement.ordinal);
@@ -253,15 +386,23 @@ fn a_bad_sample_is_replaced_by_the_next_good_one_with_its_own_draws() {
     assert_eq!(epochs, 2);
     let stats = loader.stats();
     assert_eq!((stats.samples, stats.bad), (46, 6));
-    assert_eq!(*loader.named.lock().unwrap(), HashSet::from([id(0, 4), id(0, 5), id(2, 8)]));
+    assert_eq!(
+        *loader.named.lock().unwrap(),
+        HashSet::from([id(0, 4), id(0, 5), id(2, 8)])
+    );
 }
 
 #[test]
 fn a_missing_label_makes_a_sample_bad() {
-    let fake = Fake { unlabelled: Some(id(2, 3)), ..fake() };
+    let fake = Fake {
+        unlabelled: Some(id(2, 3)),
+        ..fake()
+    };
     let loader = loader(fake, |settings| settings.slices.batch = 23);
     let batch = loader.batches(Cursor::default()).next().unwrap().unwrap();
-    let [bad] = batch.bad() else { panic!("{:?}", batch.bad()) };
+    let [bad] = batch.bad() else {
+        panic!("{:?}", batch.bad())
+    };
     assert_eq!((bad.sample, bad.replacement), (id(2, 3), id(2, 4)));
     assert_eq!(bad.reason, BadReason::Label("no label".to_owned()));
 }
@@ -270,9 +411,15 @@ fn a_missing_label_makes_a_sample_bad() {
 fn too_many_bad_samples_end_the_run() {
     let loader = loader(with_bad(fake()), |settings| settings.max_bad_fraction = 0.1);
     let results: Vec<_> = loader.batches(Cursor::default()).collect();
-    let Some(Err(Error::TooManyBad { bad: 3, worst, .. })) = results.last() else { panic!("{results:?}") };
+    let Some(Err(Error::TooManyBad { bad: 3, worst, .. })) = results.last() else {
+        panic!("{results:?}")
+    };
     assert_eq!(worst, "0.tar (2), 2.tar (1)");
-    assert!(results[..results.len() - 1].iter().all(|batch| batch.is_ok()));
+    assert!(
+        results[..results.len() - 1]
+            .iter()
+            .all(|batch| batch.is_ok())
+    );
 }
 
 #[test]
@@ -280,8 +427,14 @@ fn a_shard_without_a_good_sample_is_an_error() {
     let mut fake = fake();
     fake.shards[1][0] = vec![1, 2, 3];
     let loader = loader(fake, |settings| settings.max_bad_fraction = 1.0);
-    let error = loader.batches(Cursor::default()).find_map(|batch| batch.err()).unwrap();
-    assert!(matches!(&error, Error::NoGoodSample { shard, samples: 1, .. } if shard == "1.tar"), "{error}");
+    let error = loader
+        .batches(Cursor::default())
+        .find_map(|batch| batch.err())
+        .unwrap();
+    assert!(
+        matches!(&error, Error::NoGoodSample { shard, samples: 1, .. } if shard == "1.tar"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -290,7 +443,13 @@ fn an_unreadable_sample_is_an_error_in_its_turn() {
         settings.transform = Transform::Eval { resize: 16 };
         settings.threads = 8;
     };
-    let loader = loader(Fake { unreadable: Some(id(2, 2)), ..fake() }, slices);
+    let loader = loader(
+        Fake {
+            unreadable: Some(id(2, 2)),
+            ..fake()
+        },
+        slices,
+    );
     let results: Vec<_> = loader.batches(Cursor::default()).collect();
     // Sample 16 of the order is in batch 4.
     assert_eq!(results.len(), 5);
@@ -309,9 +468,16 @@ impl Decoder for Unruly {
     fn name(&self) -> String {
         "unruly".to_owned()
     }
-    fn decode<'a>(&'a mut self, bytes: &[u8], plan: &mut Plan<'_>) -> std::result::Result<Region<'a>, BadImage> {
+    fn decode<'a>(
+        &'a mut self,
+        bytes: &[u8],
+        plan: &mut Plan<'_>,
+    ) -> std::result::Result<Region<'a>, BadImage> {
         std::thread::sleep(self.delay);
-        assert!(self.panic_at_length != Some(bytes.len()), "expected by this test");
+        assert!(
+            self.panic_at_length != Some(bytes.len()),
+            "expected by this test"
+        );
         self.inner.decode(bytes, plan)
     }
 }
@@ -319,7 +485,13 @@ impl Decoder for Unruly {
 fn unruly(fake: Fake, panic_at_length: Option<usize>, delay: Duration) -> Loader {
     let mut settings = settings(&fake);
     (settings.threads, settings.epochs) = (4, 1000);
-    let decoders = move || Box::new(Unruly { inner: AnyDecoder::new(3, 1 << 20), panic_at_length, delay }) as Box<dyn Decoder>;
+    let decoders = move || {
+        Box::new(Unruly {
+            inner: AnyDecoder::new(3, 1 << 20),
+            panic_at_length,
+            delay,
+        }) as Box<dyn Decoder>
+    };
     loader_with(fake, settings, Arc::new(decoders))
 }
 
@@ -332,7 +504,10 @@ fn a_panic_in_a_worker_is_an_error_and_then_the_end() {
     let mut batches = loader.batches(Cursor::default());
     let error = batches.by_ref().find_map(|batch| batch.err()).unwrap();
     let text = error.to_string();
-    assert!(text.contains("0.tar: 7") && text.contains("expected by this test"), "{text}");
+    assert!(
+        text.contains("0.tar: 7") && text.contains("expected by this test"),
+        "{text}"
+    );
     assert!(batches.next().is_none());
 }
 
@@ -345,7 +520,11 @@ fn dropping_in_mid_epoch_ends_the_threads_at_once() {
     assert!(Arc::strong_count(&loader.samples) >= held + 4);
     let started = Instant::now();
     drop(batches);
-    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        started.elapsed()
+    );
     assert_eq!(Arc::strong_count(&loader.samples), held);
     // A batch outlives the iterator that lent it.
     assert_eq!(batch.pixels().len(), 4 * 16 * 12 * 3);
@@ -361,8 +540,13 @@ fn never_asking_for_a_batch_is_no_hang() {
 
 #[test]
 fn a_caller_may_keep_all_batches() {
-    let loader = loader(fake(), |settings| (settings.epochs, settings.prefetch) = (4, 1));
-    let kept: Vec<HostBatch> = loader.batches(Cursor::default()).map(|batch| batch.unwrap()).collect();
+    let loader = loader(fake(), |settings| {
+        (settings.epochs, settings.prefetch) = (4, 1)
+    });
+    let kept: Vec<HostBatch> = loader
+        .batches(Cursor::default())
+        .map(|batch| batch.unwrap())
+        .collect();
     let contents: Vec<Content> = kept.iter().map(content).collect();
     assert_eq!(contents, all(&loader, Cursor::default()));
 }
@@ -374,7 +558,11 @@ fn memory_is_used_again() {
     for batch in loader.batches(Cursor::default()) {
         addresses.insert(batch.unwrap().pixels().as_ptr() as usize);
     }
-    assert!(addresses.len() <= 3, "{} buffers for a prefetch of 2", addresses.len());
+    assert!(
+        addresses.len() <= 3,
+        "{} buffers for a prefetch of 2",
+        addresses.len()
+    );
 }
 
 #[test]
@@ -394,10 +582,17 @@ fn the_next_epoch_is_prepared_before_the_last_batch_is_asked_for() {
 fn masks_do_not_depend_on_images() {
     let batches = all(&loader(fake(), |_| {}), Cursor::default());
     let mut other = fake();
-    other.shards.iter_mut().flatten().for_each(|bytes| *bytes = jpeg(64, 40, &picture(64, 40, 3), |_| {}));
+    other
+        .shards
+        .iter_mut()
+        .flatten()
+        .for_each(|bytes| *bytes = jpeg(64, 40, &picture(64, 40, 3), |_| {}));
     let others = all(&loader(other, |_| {}), Cursor::default());
     for (batch, other) in batches.iter().zip(&others) {
-        assert_eq!((&batch.ids_keep, &batch.ids_restore), (&other.ids_keep, &other.ids_restore));
+        assert_eq!(
+            (&batch.ids_keep, &batch.ids_restore),
+            (&other.ids_keep, &other.ids_restore)
+        );
         assert_ne!(batch.pixels, other.pixels);
     }
 }

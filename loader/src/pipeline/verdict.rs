@@ -25,13 +25,24 @@ impl Verdict {
     /// Allows a share of `limit` over 1,000 samples, or over an epoch's `samples_per_epoch` where they are fewer.
     pub(super) fn new(limit: f64, samples_per_epoch: u64) -> Self {
         let judged_over = JUDGED_OVER.min(samples_per_epoch);
-        Verdict { limit, judged_over, handed_over: 0, bad: 0, by_shard: BTreeMap::new() }
+        Verdict {
+            limit,
+            judged_over,
+            handed_over: 0,
+            bad: 0,
+            by_shard: BTreeMap::new(),
+        }
     }
 
     /// Counts a batch and judges all so far. `name` gives a shard's name.
     ///
     /// A share that is exceeded even if all of the first 1,000 samples still to come are good is exceeded now.
-    pub(super) fn add(&mut self, samples: u64, bad: &[BadSample], name: impl Fn(u32) -> String) -> Result<()> {
+    pub(super) fn add(
+        &mut self,
+        samples: u64,
+        bad: &[BadSample],
+        name: impl Fn(u32) -> String,
+    ) -> Result<()> {
         self.handed_over += samples;
         self.bad += bad.len() as u64;
         for bad in bad {
@@ -41,14 +52,26 @@ impl Verdict {
         if self.bad as f64 <= self.limit * judged as f64 {
             return Ok(());
         }
-        let mut worst: Vec<(u32, u64)> = self.by_shard.iter().map(|(&shard, &bad)| (shard, bad)).collect();
+        let mut worst: Vec<(u32, u64)> = self
+            .by_shard
+            .iter()
+            .map(|(&shard, &bad)| (shard, bad))
+            .collect();
         worst.sort_by_key(|&(shard, bad)| (std::cmp::Reverse(bad), shard));
-        let mut names: Vec<String> =
-            worst.iter().take(SHARDS_NAMED).map(|&(shard, bad)| format!("{} ({bad})", name(shard))).collect();
+        let mut names: Vec<String> = worst
+            .iter()
+            .take(SHARDS_NAMED)
+            .map(|&(shard, bad)| format!("{} ({bad})", name(shard)))
+            .collect();
         if worst.len() > SHARDS_NAMED {
             names.push(format!("{} more", worst.len() - SHARDS_NAMED));
         }
-        Err(Error::TooManyBad { bad: self.bad, seen: self.handed_over, limit: self.limit, worst: names.join(", ") })
+        Err(Error::TooManyBad {
+            bad: self.bad,
+            seen: self.handed_over,
+            limit: self.limit,
+            worst: names.join(", "),
+        })
     }
 }
 
@@ -104,8 +127,21 @@ mod tests {
     #[test]
     fn the_error_names_the_worst_shards_first() {
         let mut verdict = Verdict::new(0.0, 10);
-        let error = verdict.add(10, &bad(&[3, 1, 1, 2, 4, 5, 6]), name).unwrap_err();
-        let Error::TooManyBad { bad: 7, seen: 10, worst, .. } = error else { panic!("{error}") };
-        assert_eq!(worst, "s1.tar (2), s2.tar (1), s3.tar (1), s4.tar (1), s5.tar (1), 1 more");
+        let error = verdict
+            .add(10, &bad(&[3, 1, 1, 2, 4, 5, 6]), name)
+            .unwrap_err();
+        let Error::TooManyBad {
+            bad: 7,
+            seen: 10,
+            worst,
+            ..
+        } = error
+        else {
+            panic!("{error}")
+        };
+        assert_eq!(
+            worst,
+            "s1.tar (2), s2.tar (1), s3.tar (1), s4.tar (1), s5.tar (1), 1 more"
+        );
     }
 }

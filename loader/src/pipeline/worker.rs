@@ -71,22 +71,45 @@ impl Worker {
         stop: Arc<AtomicBool>,
     ) -> Self {
         let augmenter = Augmenter::new(settings.transform, settings.size, settings.max_pixels);
-        let masks = settings.masks.map(|masks| MaskSampler::new(masks.patches, masks.keep));
-        Worker { samples, settings, counters, decoder, augmenter, masks, bytes: Vec::new(), stop }
+        let masks = settings
+            .masks
+            .map(|masks| MaskSampler::new(masks.patches, masks.keep));
+        Worker {
+            samples,
+            settings,
+            counters,
+            decoder,
+            augmenter,
+            masks,
+            bytes: Vec::new(),
+            stop,
+        }
     }
 
     /// Takes jobs until there are no more or the consumer goes away. A panic ends the batch with an error, not the thread.
     pub(super) fn run(mut self, jobs: &Receiver<Job>, finished: &Sender<Finished>) {
-        for Job { mut slot, epoch, place, sample } in jobs {
+        for Job {
+            mut slot,
+            epoch,
+            place,
+            sample,
+        } in jobs
+        {
             if self.stop.load(Ordering::Relaxed) {
                 continue;
             }
-            let filled = catch_unwind(AssertUnwindSafe(|| self.fill(&mut slot, epoch, place, sample)));
+            let filled = catch_unwind(AssertUnwindSafe(|| {
+                self.fill(&mut slot, epoch, place, sample)
+            }));
             let failed = match filled {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error),
                 Err(panic) => Some(Error::Thread {
-                    reason: format!("a worker panicked at {}: {}", self.samples.describe(sample), message(&*panic)),
+                    reason: format!(
+                        "a worker panicked at {}: {}",
+                        self.samples.describe(sample),
+                        message(&*panic)
+                    ),
                 }),
             };
             if let Some(error) = failed {
@@ -101,7 +124,12 @@ impl Worker {
 
     /// Fills a slot with `sample`, or with the next good one of its shard.
     fn fill(&mut self, slot: &mut Slot, epoch: u64, place: u64, sample: SampleId) -> Result<()> {
-        let key = Key { seed: self.settings.seed, epoch: self.settings.draw_epoch(epoch), place, repeat: 0 };
+        let key = Key {
+            seed: self.settings.seed,
+            epoch: self.settings.draw_epoch(epoch),
+            place,
+            repeat: 0,
+        };
         let count = u64::from(self.samples.shard_len(sample.shard));
         let mut first_reason = None;
         let mut found = None;
@@ -122,13 +150,23 @@ impl Worker {
             }
         }
         let Some(found) = found else {
-            let reason = first_reason.map_or("the loader is shutting down".to_owned(), |reason| reason.to_string());
-            return Err(Error::NoGoodSample { shard: self.samples.shard_name(sample.shard), samples: count, reason });
+            let reason = first_reason.map_or("the loader is shutting down".to_owned(), |reason| {
+                reason.to_string()
+            });
+            return Err(Error::NoGoodSample {
+                shard: self.samples.shard_name(sample.shard),
+                samples: count,
+                reason,
+            });
         };
         *parts.sample = found;
         if let Some(masks) = &mut self.masks {
             timed(&self.counters.mask, || {
-                masks.sample(&mut Draws::new(Purpose::Mask, key), parts.ids_keep, parts.ids_restore);
+                masks.sample(
+                    &mut Draws::new(Purpose::Mask, key),
+                    parts.ids_keep,
+                    parts.ids_restore,
+                );
             });
         }
         if let Some(reason) = first_reason {
@@ -140,8 +178,20 @@ impl Worker {
     }
 
     /// Fills image and label of a slot with `sample`. Each candidate for a slot is cropped with the same draws.
-    fn try_sample(&mut self, sample: SampleId, key: Key, parts: &mut SlotParts<'_>) -> std::result::Result<(), Failure> {
-        let Worker { samples, counters, decoder, augmenter, bytes, .. } = self;
+    fn try_sample(
+        &mut self,
+        sample: SampleId,
+        key: Key,
+        parts: &mut SlotParts<'_>,
+    ) -> std::result::Result<(), Failure> {
+        let Worker {
+            samples,
+            counters,
+            decoder,
+            augmenter,
+            bytes,
+            ..
+        } = self;
         timed(&counters.read, || -> Result<()> {
             samples.read_image(sample, bytes)?;
             *parts.label = samples.label(sample)?.unwrap_or(0);
@@ -157,8 +207,12 @@ impl Worker {
                 Ok(made.wanted())
             })
         })?;
-        let plan = plan.ok_or_else(|| BadImage::Corrupt { reason: "an image without a size".to_owned() })?;
-        timed(&counters.resize, || augmenter.apply(&region, &plan, parts.pixels))?;
+        let plan = plan.ok_or_else(|| BadImage::Corrupt {
+            reason: "an image without a size".to_owned(),
+        })?;
+        timed(&counters.resize, || {
+            augmenter.apply(&region, &plan, parts.pixels)
+        })?;
         Ok(())
     }
 }

@@ -1,0 +1,210 @@
+//! From shards on disk to batches, through the public face.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mae_loader::{
+    Cursor, Dataset, DatasetOptions, Error, LabelSource, Loader, LoaderBuilder, Transform, Window,
+};
+
+/// A plain image of one colour.
+fn image(colour: [u8; 3], width: u16, height: u16) -> Vec<u8> {
+    let pixels = colour.repeat(usize::from(width) * usize::from(height));
+    let mut bytes = Vec::new();
+    jpeg_encoder::Encoder::new(&mut bytes, 95)
+        .encode(&pixels, width, height, jpeg_encoder::ColorType::Rgb)
+        .unwrap();
+    bytes
+}
+
+fn colour(number: usize) -> [u8; 3] {
+    [(number * 9) as u8, (255 - number * 7) as u8, 128]
+}
+
+/// Writes shards of `counts` samples, the colour and class of each given by its number.
+fn write_shards(folder: &Path, counts: &[usize]) {
+    let mut number = 0;
+    for (shard, &count) in counts.iter().enumerate() {
+        let file = std::fs::File::create(folder.join(format!("train-{shard:06}.tar"))).unwrap();
+        let mut tar = tar::Builder::new(file);
+        for _ in 0..count {
+            let mut append = |suffix: &str, data: &[u8]| {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(data.len() as u64);
+                header.set_mode(0o644);
+                tar.append_data(&mut header, format!("{number:04}.{suffix}"), data)
+                    .unwrap();
+            };
+            append("jpg", &image(colour(number), 20 + number as u16, 24));
+            append("cls", (number % 10).to_string().as_bytes());
+            number += 1;
+        }
+        tar.into_inner().unwrap();
+    }
+}
+
+fn dataset(folder: &Path) -> Arc<Dataset> {
+    let options = DatasetOptions {
+        labels: LabelSource::Cls,
+        ..DatasetOptions::default()
+    };
+    Arc::new(Dataset::open(&[folder.to_str().unwrap()], &options).unwrap())
+}
+
+fn builder(dataset: &Arc<Dataset>) -> LoaderBuilder {
+    Loader::builder(Arc::clone(dataset))
+        .image_size(16, 24)
+        .batch_size(4)
+        .masks(24, 6)
+        .threads(3)
+        .epochs(2)
+}
+
+#[test]
+fn shards_become_batches_of_the_right_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), &[7, 5, 3]);
+    let dataset = dataset(folder.path());
+    let starts = [0, 7, 12];
+    for window in [Window::All, Window::Shards(1)] {
+        let loader = builder(&dataset).window(window).build().unwrap();
+        assert_eq!(
+            (loader.steps_per_epoch(), loader.samples_per_epoch()),
+            (3, 12)
+        );
+        let mut batches = 0;
+        for batch in loader.batches(Cursor::default()) {
+            let batch = batch.unwrap();
+            assert_eq!(
+                (
+                    batch.len(),
+                    batch.ids_keep().len(),
+                    batch.ids_restore().len()
+                ),
+                (4, 24, 96)
+            );
+            let slots = batch
+                .pixels()
+                .chunks(16 * 24 * 3)
+                .zip(batch.labels().unwrap())
+                .zip(batch.samples());
+            for ((pixels, &label), sample) in slots {
+                let number = starts[sample.shard as usize] + sample.ordinal as usize;
+                assert_eq!(label as usize, number % 10);
+                for (found, expected) in pixels.iter().zip(colour(number).into_iter().cycle()) {
+                    assert!(found.abs_diff(expected) <= 3, "{found} for {expected}");
+                }
+            }
+            batches += 1;
+        }
+        assert_eq!(batches, 6);
+        let stats = loader.stats();
+        assert_eq!((stats.samples, stats.bad), (24, 0));
+        assert!(stats.bytes > 0 && stats.decode > std::time::Duration::ZERO);
+    }
+}
+
+#[test]
+fn evaluation_without_masks_keeps_every_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), &[3, 3]);
+    let dataset = dataset(folder.path());
+    let loader = Loader::builder(dataset)
+        .image_size(16, 16)
+        .batch_size(4)
+        .transform(Transform::Eval { resize: 20 })
+        .build()
+        .unwrap();
+    let batches: Vec<_> = loader
+        .batches(Cursor::default())
+        .map(|batch| batch.unwrap())
+        .collect();
+    let labels: Vec<u32> = batches
+        .iter()
+        .flat_map(|batch| batch.labels().unwrap().to_vec())
+        .collect();
+    assert_eq!(labels, [0, 1, 2, 3, 4, 5]);
+    assert!(
+        batches
+            .iter()
+            .all(|batch| batch.ids_keep().is_empty() && batch.ids_restore().is_empty())
+    );
+}
+
+#[test]
+fn settings_that_cannot_be_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), &[3]);
+    let dataset = dataset(folder.path());
+    let train = |scale, ratio| Transform::Train {
+        scale,
+        ratio,
+        flip: true,
+    };
+    let base = || builder(&dataset).batch_size(2);
+    base().build().unwrap();
+    for (builder, name) in [
+        (base().image_size(0, 4), "image size"),
+        (base().channels(4), "channels"),
+        (base().batch_size(0), "batch size"),
+        (base().batch_size(4), "batch size"),
+        (base().threads(0), "threads"),
+        (base().prefetch(0), "prefetch"),
+        (base().rank(2, 2), "rank"),
+        (base().rank(0, 0), "rank"),
+        (base().max_bad_fraction(f64::NAN), "max bad fraction"),
+        (base().masks(4, 5), "masks"),
+        (base().masks(4, 0), "masks"),
+        (
+            base().transform(train((0.0, 1.0), (1.0, 1.0))),
+            "crop scale",
+        ),
+        (
+            base().transform(train((0.2, 1.1), (1.0, 1.0))),
+            "crop scale",
+        ),
+        (
+            base().transform(train((0.2, 1.0), (1.5, 1.0))),
+            "crop ratio",
+        ),
+        (base().transform(Transform::Eval { resize: 23 }), "resize"),
+        (base().window(Window::Shards(0)), "window"),
+    ] {
+        match builder.build() {
+            Err(Error::Config { setting, .. }) => assert_eq!(setting, name),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    base().batch_size(4).drop_last(false).build().unwrap();
+}
+
+#[test]
+fn fingerprints_differ_where_batches_do() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), &[4, 4]);
+    let dataset = dataset(folder.path());
+    let base = || builder(&dataset).batch_size(2);
+    let print = |builder: LoaderBuilder| builder.build().unwrap().fingerprint();
+    let reference = print(base());
+    for same in [
+        base().threads(1),
+        base().prefetch(7),
+        base().epochs(9),
+        base().batch_size(1).rank(1, 2),
+    ] {
+        assert_eq!(print(same), reference);
+    }
+    for other in [
+        base().seed(1),
+        base().image_size(24, 24),
+        base().channels(1),
+        base().masks(24, 7),
+        base().batch_size(4),
+        base().window(Window::Shards(1)),
+        base().transform(Transform::Eval { resize: 24 }),
+        base().drop_last(false),
+        base().max_pixels(1 << 20),
+    ] {
+        assert_ne!(print(other), reference);
+    }
+}
