@@ -145,7 +145,9 @@ pub enum Error {
     },
 
     /// A shard of which no sample can take the place of a bad one.
-    #[error("no sample of shard {shard} ({samples} samples) can be used; the first one tried: {reason}")]
+    #[error(
+        "no sample of shard {shard} ({samples} samples) can be used; the first one tried: {reason}"
+    )]
     NoGoodSample {
         /// The shard's name.
         shard: String,
