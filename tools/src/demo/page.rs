@@ -92,8 +92,7 @@ pub(super) fn write(story: &Story<'_>) -> anyhow::Result<String> {
 
     page.heading("How to make this page");
     page.preformatted(story.command);
-    page.paragraph("Settings of the training:");
-    page.preformatted(config.to_toml()?.trim_end());
+    page.folded("Settings of the training", config.to_toml()?.trim_end());
     Ok(page.finish())
 }
 

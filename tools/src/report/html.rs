@@ -49,6 +49,16 @@ impl Page {
         let _ = writeln!(self.body, "<pre>{}</pre>", escape(text));
     }
 
+    /// The same, folded away under a line of plain text until it is asked for.
+    pub(crate) fn folded(&mut self, summary: &str, text: &str) {
+        let _ = writeln!(
+            self.body,
+            "<details><summary>{}</summary><pre>{}</pre></details>",
+            escape(summary),
+            escape(text)
+        );
+    }
+
     /// Numbers that are the page's message: each with what it means.
     pub(crate) fn tiles(&mut self, tiles: &[(String, String)]) {
         self.body.push_str("<div class=\"tiles\">");
@@ -150,6 +160,7 @@ figcaption{font-size:.875rem;margin-top:.5rem;max-width:46rem}
 figure{margin:1rem 0}
 img{display:block;width:100%;image-rendering:pixelated;border-radius:4px}
 svg{display:block;width:100%;height:auto}
+summary{cursor:pointer;color:var(--soft)}
 pre{background:var(--panel);padding:.8rem 1rem;border-radius:6px;overflow-x:auto;font-size:.85rem}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:1.4rem 0}
 .tiles div{background:var(--panel);border-radius:8px;padding:.9rem 1rem}
