@@ -107,18 +107,18 @@ fn signal(child: &Child, name: &str) {
 #[test]
 fn killed_at_any_moment_it_goes_on_to_the_same_end() {
     let scene = scene();
+    let began = Instant::now();
     scene.mae(&run_of("straight", &[])).done();
+    // What the clock ends in is as good as random; most kills fall into the run, some before its first checkpoint.
+    let whole = began.elapsed().as_micros() as u64;
     let random = || {
-        SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .expect("a clock")
-            .subsec_nanos()
-            / 1000
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        u64::from(now.expect("a clock").subsec_micros()) * 7919 % (whole / 2)
     };
     let mut kills = vec![];
     while kills.len() < 6 {
         let mut child = start(&scene, &run_of("killed", &["--resume", "auto"]));
-        let delay = Duration::from_millis(u64::from(random() % 500));
+        let delay = Duration::from_micros(random());
         std::thread::sleep(delay);
         let finished = child.try_wait().expect("a status").is_some();
         child.kill().expect("killed");
@@ -132,7 +132,7 @@ fn killed_at_any_moment_it_goes_on_to_the_same_end() {
     scene.mae(&run_of("killed", &["--resume", "auto"])).done();
     assert!(
         result(&scene, "killed") == result(&scene, "straight"),
-        "killed after {kills:?}"
+        "killed after {kills:?} of {whole} µs"
     );
     assert!(
         scene

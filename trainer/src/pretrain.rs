@@ -245,7 +245,7 @@ impl<'a> Run<'a> {
                 throughput = Throughput::new(Instant::now());
             }
             let due = match self.config.checkpoint_every {
-                Some(every) => self.progress.step > 0 && self.progress.step % every == 0,
+                Some(every) => self.progress.step > 0 && self.progress.step.is_multiple_of(every),
                 None => at_epoch_end,
             };
             let stopping = stop.load(Ordering::Relaxed);
@@ -340,7 +340,7 @@ impl<'a> Run<'a> {
             took: begun.elapsed(),
             waited,
         });
-        if number % config.log_every == 0 || number == self.total_steps {
+        if number.is_multiple_of(config.log_every) || number == self.total_steps {
             let rate = throughput.report(Instant::now());
             let line = StepLine {
                 step: number,
