@@ -16,13 +16,13 @@ fn what_is_wrong_is_said() {
     scene.mae(&["shard", "photos", "data"]).done();
     let ran = scene.mae(&["inspect", "data"]).done();
     for part in [
-        "13 samples in 1 shards",
+        "13 samples in 1 shard,",
         "13 .jpg",
         "3 classes",
         "class1",
         "width 8–12",
         "class2/broken",
-        "1 problems",
+        "1 problem\n",
     ] {
         assert!(
             ran.stdout.contains(part),

@@ -1,1 +1,8 @@
-//! Stub.
+//! The binary `mae` as its users meet it: arguments in; exit code, output and files out.
+
+mod demo;
+mod inspect;
+mod pretrain;
+mod run;
+mod shard;
+mod usage;

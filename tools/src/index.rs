@@ -8,6 +8,7 @@ use mae_loader::shard::build_index;
 
 use crate::Outcome;
 use crate::cli::CacheArgs;
+use crate::units::show_count;
 
 /// Write index.json beside tar shards made by other tools
 ///
@@ -42,10 +43,10 @@ pub(crate) fn run(args: &IndexArgs) -> Result<Outcome> {
     for index in built {
         writeln!(
             out,
-            "{}: {} shards, {} samples",
+            "{}: {}, {}",
             index.path.display(),
-            index.shards,
-            index.samples
+            show_count(index.shards as u64, "shard"),
+            show_count(index.samples, "sample")
         )?;
     }
     Ok(Outcome::Done)

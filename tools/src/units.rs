@@ -45,6 +45,16 @@ pub(crate) fn show_bytes(bytes: u64) -> String {
     format!("{value:.1} TB")
 }
 
+/// `1 shard`, `3 shards`.
+pub(crate) fn show_count(count: u64, thing: &str) -> String {
+    let plural = match (count, thing.strip_suffix('s')) {
+        (1, _) => "",
+        (_, Some(_)) => "es",
+        (_, None) => "s",
+    };
+    format!("{count} {thing}{plural}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +81,17 @@ mod tests {
         assert_eq!(show_bytes(1_842_014), "1.8 MB");
         assert_eq!(show_bytes(999_960), "1.0 MB");
         assert_eq!(show_bytes(5_200_000_000_000), "5.2 TB");
+    }
+
+    #[test]
+    fn counts_agree_with_their_nouns() {
+        assert_eq!(
+            [1, 3].map(|n| show_count(n, "shard")),
+            ["1 shard", "3 shards"]
+        );
+        assert_eq!(
+            [1, 0].map(|n| show_count(n, "class")),
+            ["1 class", "0 classes"]
+        );
     }
 }

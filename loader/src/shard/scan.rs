@@ -1,6 +1,6 @@
 //! Reads a tar's headers, seeking past the data, and groups the members into samples as WebDataset does.
 
-use std::io::{Seek, SeekFrom};
+use std::io::Seek;
 
 use webdataset::core::utils::{base_plus_ext, is_shard_metadata};
 
@@ -97,7 +97,7 @@ pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
 
     let position = archive
         .into_inner()
-        .seek(SeekFrom::Current(0))
+        .stream_position()
         .map_err(|e| at(end, e.to_string()))?;
     Ok(Scanned {
         table,

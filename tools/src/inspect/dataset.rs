@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::InspectArgs;
 use super::images::{self, ImageReport, Spread};
-use crate::units::show_bytes;
+use crate::units::{show_bytes, show_count};
 
 /// Rows of a table that are shown without `--all`.
 const ROWS: usize = 20;
@@ -206,9 +206,9 @@ impl Display for DatasetReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} samples in {} shards, {}",
-            self.samples,
-            self.shards.len(),
+            "{} in {}, {}",
+            show_count(self.samples, "sample"),
+            show_count(self.shards.len() as u64, "shard"),
             show_bytes(self.bytes)
         )?;
         let suffixes: Vec<_> = self
@@ -241,8 +241,8 @@ impl Display for DatasetReport {
             Some(labels) => {
                 writeln!(
                     f,
-                    "\n{} classes, labels from {}",
-                    labels.classes.len(),
+                    "\n{}, labels from {}",
+                    show_count(labels.classes.len() as u64, "class"),
                     labels.field
                 )?;
                 for class in labels.classes.iter().take(self.rows) {
@@ -260,7 +260,7 @@ impl Display for DatasetReport {
         match self.problems.len() {
             0 => writeln!(f, "\nno problems found"),
             count => {
-                writeln!(f, "\n{count} problems")?;
+                writeln!(f, "\n{}", show_count(count as u64, "problem"))?;
                 self.problems
                     .iter()
                     .take(self.rows)

@@ -51,8 +51,8 @@ pub(super) fn examine(dataset: &Dataset, count: u64) -> ImageReport {
     );
     let mut bytes = Vec::new();
     let stride = dataset.len().div_ceil(count.max(1)).max(1);
-    for (place, id) in (0..).zip(dataset.ids()) {
-        if place % stride != 0 || count == 0 {
+    for (place, id) in (0_u64..).zip(dataset.ids()) {
+        if count == 0 || !place.is_multiple_of(stride) {
             continue;
         }
         report.examined += 1;

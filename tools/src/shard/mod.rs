@@ -15,7 +15,7 @@ use mae_loader::shard::{Limits, ShardPattern, ShardTarget};
 
 use self::pack::Packing;
 use self::source::Skipped;
-use crate::units::{parse_bytes, show_bytes};
+use crate::units::{parse_bytes, show_bytes, show_count};
 use crate::{Outcome, Usage};
 
 /// Pack image files into tar shards that `mae` (and any WebDataset reader) streams
@@ -106,19 +106,20 @@ pub(crate) fn run(args: ShardArgs) -> Result<Outcome> {
     let mut out = io::stdout().lock();
     write!(
         out,
-        "{} samples in {} shards ({}) in {}",
-        written.samples,
-        written.shards,
+        "{} in {} ({}) in {}",
+        show_count(written.samples, "sample"),
+        show_count(written.shards as u64, "shard"),
         show_bytes(written.bytes),
         args.dst.display()
     )?;
     match (&found.classes, found.labelled) {
-        (Some(classes), _) => writeln!(out, ", {} classes", classes.len())?,
+        (Some(classes), _) => writeln!(out, ", {}", show_count(classes.len() as u64, "class"))?,
         (None, true) => writeln!(out, ", labels without names")?,
         (None, false) => writeln!(out, ", no labels")?,
     }
     if !found.skipped.is_empty() {
-        writeln!(out, "{} files passed over", found.skipped.len())?;
+        let files = show_count(found.skipped.len() as u64, "file");
+        writeln!(out, "{files} passed over")?;
     }
     Ok(Outcome::Done)
 }
