@@ -1,6 +1,6 @@
 //! An opened, indexed dataset: every sample's members by number, read by offset from any thread.
 //!
-//! It holds no order and no cursor: what comes when is the subject of [`crate::order`].
+//! It holds no order and no cursor: what comes when is the subject of [`Loader`](crate::Loader).
 
 use std::path::PathBuf;
 

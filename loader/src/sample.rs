@@ -1,4 +1,4 @@
-//! What names a sample and its parts. Where a sample stands in an epoch is the subject of [`crate::order`].
+//! What names a sample and its parts. Where a sample stands in an epoch is the subject of [`Loader`](crate::Loader).
 
 use std::sync::Arc;
 
