@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use md5::{Digest, Md5};
 use webdataset::core::utils::{base_plus_ext, is_shard_metadata};
@@ -56,6 +56,7 @@ impl ShardFile {
         let sink = Arc::new(Mutex::new(Sink {
             file: BufWriter::with_capacity(256 << 10, file),
             md5: Md5::new(),
+            failed: None,
         }));
         let tar = TarWriter::new(Box::new(Shared(Arc::clone(&sink))), Compression::None)
             .map_err(|e| Error::Write {
@@ -94,10 +95,15 @@ impl ShardFile {
         self.bytes += self
             .tar
             .write(&sample)
-            .map_err(|e| self.failed(e.to_string()))?;
+            .map_err(|e| self.failed(self.not_written().unwrap_or_else(|| e.to_string())))?;
         self.count += 1;
         self.last_key = Some(key.to_owned());
         Ok(())
+    }
+
+    /// The disk's reason, where it refused a write.
+    fn not_written(&self) -> Option<String> {
+        lock(&self.sink).failed.as_deref().map(refused)
     }
 
     /// Samples written so far.
@@ -131,9 +137,19 @@ impl ShardFile {
         tar.close().map_err(|e| failed(e.to_string()))?;
         let sink =
             Arc::into_inner(sink).ok_or_else(|| failed("the tar is still being written".into()))?;
-        let Sink { file, md5 } = sink.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let file = file.into_inner().map_err(|e| failed(e.to_string()))?;
-        file.sync_all().map_err(|e| failed(e.to_string()))?;
+        let Sink {
+            file,
+            md5,
+            failed: error,
+        } = sink.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error {
+            return Err(failed(refused(&error)));
+        }
+        let file = file
+            .into_inner()
+            .map_err(|e| failed(refused(&e.to_string())))?;
+        file.sync_all()
+            .map_err(|e| failed(refused(&e.to_string())))?;
 
         let source = Source::from_file(
             File::open(&temporary.0).map_err(Error::io("open", &temporary.0))?,
@@ -259,6 +275,8 @@ fn check_names(key: &str, members: &[(&str, &[u8])]) -> std::result::Result<(), 
 struct Sink {
     file: BufWriter<File>,
     md5: Md5,
+    /// The first error. What comes after it is dropped, so that a tar given up says no more.
+    failed: Option<String>,
 }
 
 /// The tar writer owns its output; sharing it gives the file and the checksum back at the end.
@@ -266,19 +284,35 @@ struct Shared(Arc<Mutex<Sink>>);
 
 impl Write for Shared {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = sink.file.write(bytes)?;
+        let mut sink = lock(&self.0);
+        if sink.failed.is_some() {
+            return Ok(bytes.len());
+        }
+        let count = sink
+            .file
+            .write(bytes)
+            .inspect_err(|e| sink.failed = Some(e.to_string()))?;
         sink.md5.update(&bytes[..count]);
         Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .file
+        let mut sink = lock(&self.0);
+        if sink.failed.is_some() {
+            return Ok(());
+        }
+        sink.file
             .flush()
+            .inspect_err(|e| sink.failed = Some(e.to_string()))
     }
+}
+
+fn refused(reason: &str) -> String {
+    format!("cannot write: {reason}; no shard was published; put that right and run again")
+}
+
+fn lock(sink: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
+    sink.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
@@ -494,5 +528,28 @@ mod tests {
                 .to_string()
                 .contains("no samples")
         );
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_is_said_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(dir.path(), 1000);
+        // Every write to this device fails as on a full disk.
+        std::os::unix::fs::symlink("/dev/full", dir.path().join(".t-000.tar.partial")).unwrap();
+        let big = vec![0; 1 << 20];
+        let error = writer.write("a", &[("jpg", &big)]).unwrap_err().to_string();
+        assert!(
+            error.contains("No space left") && error.contains("t-000.tar"),
+            "{error}"
+        );
+        assert!(
+            writer
+                .finish(None)
+                .unwrap_err()
+                .to_string()
+                .contains("No space left")
+        );
+        assert!(names(dir.path()).is_empty());
     }
 }

@@ -26,12 +26,13 @@ use crate::{Outcome, Usage};
 ///   a text file           a path a line, relative to the file, with an optional label behind a tab
 ///                         (or behind the last space): a class index, or a class name
 ///
-/// JPEG files are stored byte for byte as .jpg, PNG files as .png, the class index as .cls, the class names in
-/// DST/classes.json, and the place of every member in DST/index.json. Other images (WebP, BMP, GIF) are passed over
-/// and named, unless --reencode turns them into JPEG. What a file holds is told by its content, not by its name.
+/// JPEG files are stored byte for byte as .jpg, PNG files as .png, the class index as .cls, the
+/// class names in DST/classes.json, and the place of every member in DST/index.json. Other images
+/// (WebP, BMP, GIF) are passed over and named, unless --reencode turns them into JPEG. What a file
+/// holds is told by its content, not by its name.
 ///
-/// The same SRC and flags give the same bytes, whatever --jobs. Shards get their names when all of them are whole;
-/// after an interrupted run, run it again.
+/// The same SRC and flags give the same bytes, whatever --jobs. Shards get their names when all of
+/// them are whole; after an interrupted run, run it again.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ShardArgs {
