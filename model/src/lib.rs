@@ -70,3 +70,12 @@ pub fn set_threads(threads: usize) -> Result<()> {
         ))),
     }
 }
+
+/// Runs `work` on a compute thread, where each parallel operation in it starts without waking one:
+/// a step is some hundreds of short operations.
+pub(crate) fn on_compute_thread<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    match rayon::current_thread_index() {
+        Some(_) => work(),
+        None => rayon::scope(|_| work()),
+    }
+}

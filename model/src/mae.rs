@@ -12,7 +12,7 @@ use crate::stage::head::{PixelHead, PixelHeadWorkspace};
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
 use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
 use crate::stage::{Norm, buffer};
-use crate::{Error, Result};
+use crate::{Error, Result, on_compute_thread};
 
 /// A masked autoencoder (paper, section 3).
 pub struct Mae {
@@ -285,15 +285,13 @@ impl Mae {
     /// # Errors
     /// If the input does not fit the workspace.
     pub fn forward(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
-        self.decode(input, w)?;
-        let targets = (&input.pixels, &input.ids_restore);
-        self.head.forward(
-            &self.params,
-            &self.config,
-            w.decoder.output(),
-            targets,
-            &w.head,
-        )
+        on_compute_thread(|| {
+            self.decode(input, w)?;
+            let targets = (&input.pixels, &input.ids_restore);
+            let x = w.decoder.output();
+            self.head
+                .forward(&self.params, &self.config, x, targets, &w.head)
+        })
     }
 
     /// Adds the gradients of `scale` times the loss of the last [`Mae::forward`] to `grads`, a flat
@@ -308,25 +306,27 @@ impl Mae {
         grads: &Tensor,
         scale: f32,
     ) -> Result<()> {
-        let (params, ids_restore, encoder) = (&self.params, &input.ids_restore, &w.encoder);
-        self.head.backward(
-            params,
-            grads,
-            ids_restore,
-            &w.head,
-            scale,
-            &w.decoder.gradient,
-        )?;
-        self.decoder.backward(params, grads, &w.decoder)?;
-        let saved = (&encoder.latent, ids_restore);
-        let dx = &w.decoder.gradient;
-        self.unshuffle
-            .backward(params, grads, saved, &w.unshuffle, dx, &w.dlatent)?;
-        let (stream, d) = (encoder.trunk.output(), encoder.trunk.gradient());
-        reduce::fill(d, 0.0)?;
-        self.norm
-            .backward(params, grads, (stream, &encoder.stats), &w.dlatent, d)?;
-        self.trunk.backward(params, grads, &encoder.trunk)
+        on_compute_thread(|| {
+            let (params, ids_restore, encoder) = (&self.params, &input.ids_restore, &w.encoder);
+            self.head.backward(
+                params,
+                grads,
+                ids_restore,
+                &w.head,
+                scale,
+                &w.decoder.gradient,
+            )?;
+            self.decoder.backward(params, grads, &w.decoder)?;
+            let saved = (&encoder.latent, ids_restore);
+            let dx = &w.decoder.gradient;
+            self.unshuffle
+                .backward(params, grads, saved, &w.unshuffle, dx, &w.dlatent)?;
+            let (stream, d) = (encoder.trunk.output(), encoder.trunk.gradient());
+            reduce::fill(d, 0.0)?;
+            self.norm
+                .backward(params, grads, (stream, &encoder.stats), &w.dlatent, d)?;
+            self.trunk.backward(params, grads, &encoder.trunk)
+        })
     }
 
     /// Predicts every patch, visible ones too: `[B, L, P·P·C]` in (row, column, channel) order, in
@@ -354,11 +354,13 @@ impl Mae {
                 actual,
             });
         }
-        let trunk_input = (&input.pixels, &input.ids_keep);
-        self.trunk
-            .forward(&self.params, trunk_input, &self.pos_embed, &w.trunk)?;
-        self.norm
-            .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)?;
+        on_compute_thread(|| {
+            let trunk_input = (&input.pixels, &input.ids_keep);
+            self.trunk
+                .forward(&self.params, trunk_input, &self.pos_embed, &w.trunk)?;
+            self.norm
+                .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)
+        })?;
         Ok(&w.latent)
     }
 

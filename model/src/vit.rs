@@ -10,7 +10,7 @@ use crate::params::{ParamId, Params, ParamsBuilder, write_range};
 use crate::pos_embed;
 use crate::stage::head::{ClassHead, ClassHeadWorkspace};
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
-use crate::{Error, Result};
+use crate::{Error, Result, on_compute_thread};
 
 /// A vision transformer that classifies.
 pub struct VitClassifier {
@@ -163,14 +163,16 @@ impl VitClassifier {
                 actual,
             });
         }
-        let trunk_input = (&input.pixels, &input.ids);
-        self.trunk.forward(
-            &self.params,
-            trunk_input,
-            self.params.view(self.pos_embed),
-            &w.trunk,
-        )?;
-        self.head.forward(&self.params, w.trunk.output(), &w.head)
+        on_compute_thread(|| {
+            let trunk_input = (&input.pixels, &input.ids);
+            self.trunk.forward(
+                &self.params,
+                trunk_input,
+                self.params.view(self.pos_embed),
+                &w.trunk,
+            )?;
+            self.head.forward(&self.params, w.trunk.output(), &w.head)
+        })
     }
 
     /// Adds the gradients of `scale` times the loss of the last [`VitClassifier::forward`] to
@@ -179,10 +181,12 @@ impl VitClassifier {
     /// # Errors
     /// If the device fails.
     pub fn backward(&self, w: &mut VitWorkspace, grads: &Tensor, scale: f32) -> Result<()> {
-        let (params, d) = (&self.params, w.trunk.gradient());
-        self.head.backward(params, grads, &w.head, scale, d)?;
-        self.trunk.backward(params, grads, &w.trunk)?;
-        tokens::positions_backward(d, grads, params.range(self.pos_embed))
+        on_compute_thread(|| {
+            let (params, d) = (&self.params, w.trunk.gradient());
+            self.head.backward(params, grads, &w.head, scale, d)?;
+            self.trunk.backward(params, grads, &w.trunk)?;
+            tokens::positions_backward(d, grads, params.range(self.pos_embed))
+        })
     }
 
     /// Every weight under timm's name.
