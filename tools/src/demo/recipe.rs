@@ -32,7 +32,7 @@ impl Recipe {
             seed,
             train: 6_000,
             test: 1_500,
-            epochs: 34,
+            epochs: 30,
             dim: 96,
             depth: 4,
         }

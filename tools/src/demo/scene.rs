@@ -10,9 +10,9 @@ pub(super) const SIDE: usize = 32;
 const OVERSAMPLE: usize = 3;
 
 /// How far a colour may lie from gray.
-const SATURATION: f32 = 0.5;
+const SATURATION: f32 = 0.8;
 /// How far an object and its texture are turned from upright, in radians either way.
-const TURN: f32 = 0.3;
+const TURN: f32 = 0.45;
 
 type Rgb = [f32; 3];
 
@@ -46,7 +46,7 @@ fn ground(draws: &mut Draws) -> Vec<Rgb> {
     for _ in 0..3 + draws.below(4) {
         let half = SIDE as f32 / 2.0;
         let (cx, cy) = (draws.range(-half, half), draws.range(-half, half));
-        let (radius, strength) = (draws.range(2.0, 7.0), draws.range(0.15, 0.4));
+        let (radius, strength) = (draws.range(2.0, 7.0), draws.range(0.25, 0.65));
         let paint = colour(draws);
         for ((x, y), pixel) in pixels().zip(&mut canvas) {
             let d2 = ((x - cx).powi(2) + (y - cy).powi(2)) / (radius * radius);
@@ -72,8 +72,8 @@ fn line(canvas: &mut [Rgb], draws: &mut Draws) {
 /// The object that gives the picture its class.
 fn object(canvas: &mut [Rgb], draws: &mut Draws, class: u32, ground: Rgb) {
     let (shape, texture) = shapes::of_class(class);
-    let radius = draws.range(9.5, 13.0);
-    let reach = ((SIDE as f32 / 2.0 - radius) + 1.5).min(5.0);
+    let radius = draws.range(9.0, 13.0);
+    let reach = ((SIDE as f32 / 2.0 - radius) + 1.5).min(6.5);
     let (cx, cy) = (draws.range(-reach, reach), draws.range(-reach, reach));
     let (sin, cos) = draws.range(-TURN, TURN).sin_cos();
     let (tsin, tcos) = draws.range(-TURN, TURN).sin_cos();
@@ -147,7 +147,7 @@ fn pixels() -> impl Iterator<Item = (f32, f32)> {
     (0..SIDE * SIDE).map(move |i| ((i % SIDE) as f32 - half, (i / SIDE) as f32 - half))
 }
 
-/// A random colour: any lightness, half saturated at most.
+/// A random colour of any lightness.
 fn colour(draws: &mut Draws) -> Rgb {
     let hue = [draws.unit(), draws.unit(), draws.unit()];
     let mean = hue.iter().sum::<f32>() / 3.0;
