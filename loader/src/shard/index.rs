@@ -265,24 +265,6 @@ impl IndexShard {
         }
         Ok(table)
     }
-
-    /// Number of samples listed.
-    pub fn samples(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// Number of members of each suffix.
-    pub fn suffix_counts(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.suffixes.iter().enumerate().map(|(place, suffix)| {
-            (
-                suffix.as_str(),
-                self.suffix
-                    .iter()
-                    .filter(|&&used| used as usize == place)
-                    .count(),
-            )
-        })
-    }
 }
 
 #[cfg(test)]
@@ -308,10 +290,6 @@ mod tests {
     fn columns_keep_the_table() {
         let columns = IndexShard::new(&table(), 10240);
         assert_eq!(columns.to_table().unwrap(), table());
-        assert_eq!(
-            columns.suffix_counts().collect::<Vec<_>>(),
-            [("cls", 1), ("jpg", 2)]
-        );
         let json = serde_json::to_string(&columns).unwrap();
         assert_eq!(serde_json::from_str::<IndexShard>(&json).unwrap(), columns);
     }
