@@ -63,7 +63,7 @@ pub enum Outcome {
 pub struct Summary {
     /// Updates done, over all the run's parts.
     pub step: u64,
-    /// Mean training loss of the last whole epoch that this part of the run finished.
+    /// Mean training loss of the epoch in progress, or of the last one where it ended with that.
     pub loss: Option<f64>,
     /// Held-out loss after that epoch.
     pub val_loss: Option<f64>,

@@ -506,9 +506,15 @@ impl<'a> Run<'a> {
 
     fn summary(&self) -> Summary {
         let (step, checkpoint) = self.saved.clone().unwrap_or_default();
+        let Progress {
+            within, epoch_loss, ..
+        } = self.progress;
         Summary {
             step,
-            loss: self.last_epoch.as_ref().map(|line| line.loss),
+            loss: match within {
+                0 => self.last_epoch.as_ref().map(|line| line.loss),
+                _ => Some(epoch_loss / within as f64),
+            },
             val_loss: self.last_epoch.as_ref().and_then(|line| line.val_loss),
             seconds: self.seconds(),
             checkpoint,
