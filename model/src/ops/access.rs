@@ -68,9 +68,7 @@ impl InplaceOp1 for WriteOp<'_> {
         let CpuStorage::F32(numbers) = storage else {
             candle_core::bail!("an operation writes f32 tensors only");
         };
-        if let Some(body) = self.body.take()
-            && let Err(error) = body(&mut numbers[start..end])
-        {
+        if let Some(Err(error)) = self.body.take().map(|body| body(&mut numbers[start..end])) {
             self.error.set(Some(error));
         }
         Ok(())
