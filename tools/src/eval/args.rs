@@ -109,7 +109,7 @@ pub(super) struct KnnArgs {
     #[command(flatten)]
     pub(super) features: FeatureArgs,
     /// Neighbours that vote
-    #[arg(long, default_value = "20", value_name = "N")]
+    #[arg(long, default_value = "20", value_parser = clap::value_parser!(u32).range(1..).map(|n| n as usize), value_name = "N")]
     pub(super) k: usize,
     /// Weight of a vote is exp(cosine / temperature)
     #[arg(long, default_value = "0.07", value_name = "X")]
