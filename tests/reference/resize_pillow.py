@@ -2,8 +2,8 @@
 
 The loader's resize must agree within one level on the mean and three at worst (loader/tests/pillow.rs).
 
-    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install pillow==13.0.0 numpy
-    /tmp/venv/bin/python tests/reference/resize_pillow.py
+    python3 -m venv .venv && .venv/bin/pip install pillow==13.0.0 numpy
+    .venv/bin/python tests/reference/resize_pillow.py
 """
 
 import json
