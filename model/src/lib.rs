@@ -9,7 +9,7 @@
 //! Candle's autograd is not used for training. [`Params`] is one flat `f32` tensor of which every
 //! parameter is a view; gradients are a second flat tensor with the same layout; a
 //! [`mae::MaeWorkspace`] holds every activation of one batch shape, so that a step in steady state
-//! allocates nothing. A model is a list of stages (see [`stage`]), each with a forward and a
+//! allocates none. A model is a list of stages (see [`stage`]), each with a forward and a
 //! backward side by side.
 //!
 //! ```

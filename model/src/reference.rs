@@ -9,7 +9,7 @@ use candle_core::{D, DType, Device, Tensor, Var};
 
 use crate::config::{MaeConfig, Pooling, VitConfig};
 use crate::names::StateDict;
-use crate::ops::masked_loss::{NORM_PIX_EPS, Target};
+use crate::ops::masked_loss::NORM_PIX_EPS;
 use crate::{MaeInput, Result};
 
 /// Weights as autograd variables, by the reference code's names.
@@ -230,21 +230,4 @@ impl PlainModel {
             })
             .collect()
     }
-}
-
-/// The targets of a batch `[B, L, P·P·C]`, as the loss sees them.
-pub fn targets(config: &MaeConfig, pixels: &[u8]) -> Vec<f32> {
-    let target = Target::new(config);
-    let len = config.vit.patch_len();
-    let image = config.vit.image_size.0 * config.vit.image_size.1 * config.vit.channels;
-    let mut out = vec![0f32; pixels.len() / image * config.patches() * len];
-    for (patches, pixels) in out
-        .chunks_exact_mut(config.patches() * len)
-        .zip(pixels.chunks_exact(image))
-    {
-        for (id, patch) in patches.chunks_exact_mut(len).enumerate() {
-            target.patch(pixels, id, patch);
-        }
-    }
-    out
 }
