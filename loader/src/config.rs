@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::augment::{Resizer, Transform};
 use crate::batch::BatchShape;
 use crate::dataset::Dataset;
-use crate::decode::{AnyDecoder, Decoder, ImageSize};
+use crate::decode::{AnyDecoder, DecodeQuality, Decoder, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
 use crate::order::{Order, Slices, Window};
 use crate::pipeline::{Loader, Samples};
@@ -34,6 +34,9 @@ pub(crate) struct Settings {
     pub(crate) prefetch: usize,
     pub(crate) max_bad_fraction: f64,
     pub(crate) max_pixels: u64,
+    /// Resolved: never `Auto`.
+    pub(crate) decoder: DecoderKind,
+    pub(crate) quality: DecodeQuality,
     pub(crate) slices: Slices,
     pub(crate) labels: bool,
 }
@@ -51,6 +54,10 @@ impl Settings {
             patches: masks.patches,
             labels: self.labels,
         }
+    }
+
+    pub(crate) fn decoder(&self) -> AnyDecoder {
+        AnyDecoder::new(self.decoder, self.quality, self.channels, self.max_pixels)
     }
 
     /// The epoch that draws are keyed by: evaluation sees the same crops and masks in every epoch.
@@ -81,6 +88,8 @@ pub struct LoaderBuilder {
     prefetch: usize,
     max_bad_fraction: f64,
     max_pixels: u64,
+    decoder: DecoderKind,
+    quality: DecodeQuality,
     drop_last: Option<bool>,
 }
 
@@ -105,6 +114,8 @@ impl LoaderBuilder {
             prefetch: 2,
             max_bad_fraction: 0.01,
             max_pixels: MAX_PIXELS,
+            decoder: DecoderKind::default(),
+            quality: DecodeQuality::default(),
             drop_last: None,
         }
     }
@@ -197,6 +208,21 @@ impl LoaderBuilder {
         self
     }
 
+    /// What decodes JPEG. Default: libjpeg-turbo where it is built in (feature `turbo`), zune-jpeg elsewhere.
+    ///
+    /// Their pixels differ in the last bits, so the decoder is part of the [fingerprint](Loader::fingerprint); they agree on which
+    /// samples are bad.
+    pub fn decoder(mut self, decoder: DecoderKind) -> Self {
+        self.decoder = decoder;
+        self
+    }
+
+    /// Exact decoding, the default, or faster. Other than exact is an error with zune.
+    pub fn decode_quality(mut self, quality: DecodeQuality) -> Self {
+        self.quality = quality;
+        self
+    }
+
     /// Whether to leave out the last global batch of an epoch where it is not full. Default: yes for training, no for evaluation.
     ///
     /// Where it is kept, its samples are dealt out evenly among the ranks, in order; every rank gets a batch, which may be empty if
@@ -227,9 +253,8 @@ impl LoaderBuilder {
             Transform::Eval { .. } => Order::sequential(counts),
         };
         let fingerprint = self.fingerprint(&settings);
-        let (channels, max_pixels) = (settings.channels, settings.max_pixels);
-        let decoders =
-            Arc::new(move || Box::new(AnyDecoder::new(channels, max_pixels)) as Box<dyn Decoder>);
+        let for_decoders = settings.clone();
+        let decoders = Arc::new(move || Box::new(for_decoders.decoder()) as Box<dyn Decoder>);
         Ok(Loader::new(
             self.dataset as Arc<dyn Samples>,
             order,
@@ -295,6 +320,10 @@ impl LoaderBuilder {
             _ => {}
         }
         self.check_transform()?;
+        let decoder = match self.decoder.resolve(self.quality) {
+            Ok(decoder) => decoder,
+            Err(reason) => return bad("decoder", reason),
+        };
         let train = matches!(self.transform, Transform::Train { .. });
         let slices = Slices {
             samples,
@@ -324,6 +353,8 @@ impl LoaderBuilder {
             prefetch: self.prefetch,
             max_bad_fraction: self.max_bad_fraction,
             max_pixels: self.max_pixels,
+            decoder,
+            quality: self.quality,
             slices,
             labels: self.dataset.has_labels(),
         })
@@ -390,10 +421,7 @@ impl LoaderBuilder {
             format!("window={window}"),
             format!("seed={}", settings.seed),
             format!("max_pixels={}", settings.max_pixels),
-            format!(
-                "decoder={}",
-                AnyDecoder::new(settings.channels, settings.max_pixels).name()
-            ),
+            format!("decoder={}", settings.decoder().name()),
             format!("resize={}", Resizer::new().instructions()),
         ]
         .join(";")
