@@ -36,5 +36,5 @@ pub use decode::{DecodeQuality, DecoderKind};
 pub use error::{Error, Result};
 pub use label::LabelSource;
 pub use order::{Cursor, Window};
-pub use pipeline::{Batches, Loader, Stats};
+pub use pipeline::{BareLoop, Batches, Loader, MemoryBound, Stats};
 pub use sample::{Member, SampleId};

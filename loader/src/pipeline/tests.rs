@@ -52,6 +52,11 @@ impl Samples for Fake {
         buffer.extend_from_slice(&self.shards[id.shard as usize][id.ordinal as usize]);
         Ok(())
     }
+    fn largest_image(&self) -> u64 {
+        let lengths = self.shards.iter().flatten().map(|image| image.len() as u64);
+        lengths.max().unwrap_or(0)
+    }
+    fn will_need(&self, _: SampleId) {}
     fn label(&self, id: SampleId) -> Result<Option<u32>> {
         if self.unlabelled == Some(id) {
             return Err(Error::Label {
@@ -105,6 +110,7 @@ fn settings(fake: &Fake) -> Settings {
         prefetch: 2,
         max_bad_fraction: 0.5,
         max_pixels: 1 << 20,
+        repeats: 1,
         decoder: DecoderKind::Zune,
         quality: DecodeQuality::Exact,
         slices: Slices {
