@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crate::augment::{Resizer, Transform};
 use crate::batch::BatchShape;
-use crate::dataset::Dataset;
 use crate::decode::{AnyDecoder, DecodeQuality, Decoder, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
+use crate::mix::Mixture;
+use crate::mix::order::MixedOrder;
 use crate::order::{Order, Slices, Window};
 use crate::pipeline::{Loader, Samples};
 
@@ -72,11 +73,12 @@ impl Settings {
     }
 }
 
-/// Settings of a [`Loader`]; made by [`Loader::builder`].
+/// Settings of a [`Loader`]; made by [`Loader::builder`] and [`Loader::mixture`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct LoaderBuilder {
-    dataset: Arc<Dataset>,
+    data: Mixture,
+    epoch_samples: Option<u64>,
     size: ImageSize,
     channels: usize,
     batch: usize,
@@ -98,9 +100,10 @@ pub struct LoaderBuilder {
 }
 
 impl LoaderBuilder {
-    pub(crate) fn new(dataset: Arc<Dataset>) -> Self {
+    pub(crate) fn new(data: Mixture) -> Self {
         LoaderBuilder {
-            dataset,
+            data,
+            epoch_samples: None,
             size: ImageSize {
                 width: 224,
                 height: 224,
@@ -187,6 +190,15 @@ impl LoaderBuilder {
         self
     }
 
+    /// Samples in an epoch. Default: as many as the data have, all data sets of a mixture together.
+    ///
+    /// Of other lengths, epochs follow each other in one shuffled sequence: the data are gone through whole before any sample
+    /// comes again, and an epoch may end in the middle of that. For training only.
+    pub fn epoch_samples(mut self, samples: u64) -> Self {
+        self.epoch_samples = Some(samples);
+        self
+    }
+
     /// This process is rank `rank` of `world`, and reads its slice of every global batch of `world × batch_size` samples.
     /// Default: rank 0 of 1.
     pub fn rank(mut self, rank: usize, world: usize) -> Self {
@@ -252,27 +264,13 @@ impl LoaderBuilder {
     /// # Errors
     /// [`Error::Config`], which names the setting and what to do about it.
     pub fn build(self) -> Result<Loader> {
-        let counts: Vec<u32> = self
-            .dataset
-            .shards()
-            .iter()
-            .map(|shard| shard.samples)
-            .collect();
-        let samples = counts.iter().copied().map(u64::from).sum();
-        let settings = self.resolve(samples)?;
-        let order = match settings.transform {
-            Transform::Train { .. } => {
-                let order = Order::shuffled(counts, settings.seed, self.window);
-                check_window(&order, self.window)?;
-                order
-            }
-            Transform::Eval { .. } => Order::sequential(counts),
-        };
+        let settings = self.resolve(self.epoch_samples.unwrap_or_else(|| self.data.len()))?;
+        let order = self.order(&settings)?;
         let fingerprint = self.fingerprint(&settings);
         let for_decoders = settings.clone();
         let decoders = Arc::new(move || Box::new(for_decoders.decoder()) as Box<dyn Decoder>);
         Ok(Loader::new(
-            self.dataset as Arc<dyn Samples>,
+            Arc::new(self.data) as Arc<dyn Samples>,
             order,
             settings,
             decoders,
@@ -280,7 +278,22 @@ impl LoaderBuilder {
         ))
     }
 
-    /// The settings for a data set of `samples` samples.
+    /// The order of the samples: shuffled for training, the data set's own for evaluation.
+    fn order(&self, settings: &Settings) -> Result<MixedOrder> {
+        let seed = settings.seed;
+        self.data.order(settings.slices.samples, seed, |counts| {
+            match self.transform {
+                Transform::Train { .. } => {
+                    let order = Order::shuffled(counts, seed, self.window);
+                    check_window(&order, self.window)?;
+                    Ok(order)
+                }
+                Transform::Eval { .. } => Ok(Order::sequential(counts)),
+            }
+        })
+    }
+
+    /// The settings for epochs of `samples` samples.
     fn resolve(&self, samples: u64) -> Result<Settings> {
         if self.size.width == 0
             || self.size.height == 0
@@ -349,6 +362,7 @@ impl LoaderBuilder {
             Ok(decoder) => decoder,
             Err(reason) => return bad("decoder", reason),
         };
+        self.data.check_use(self.epoch_samples, self.transform)?;
         let train = matches!(self.transform, Transform::Train { .. });
         let slices = Slices {
             samples,
@@ -361,7 +375,7 @@ impl LoaderBuilder {
             return bad(
                 "batch size",
                 format!(
-                    "the data set has {samples} samples, fewer than one global batch of {} × {} ranks; choose a smaller batch or \
+                    "an epoch has {samples} samples, fewer than one global batch of {} × {} ranks; choose a smaller batch or \
                      keep the last batch",
                     self.batch / self.repeats,
                     self.world
@@ -383,7 +397,7 @@ impl LoaderBuilder {
             decoder,
             quality: self.quality,
             slices,
-            labels: self.dataset.has_labels(),
+            labels: self.data.has_labels(),
         })
     }
 
@@ -433,7 +447,7 @@ impl LoaderBuilder {
             Transform::Eval { resize } => format!("eval resize {resize}"),
         };
         [
-            format!("dataset={}", self.dataset.digest()),
+            self.data.fingerprint(settings.slices.samples),
             format!(
                 "image={}x{}x{}",
                 settings.size.height, settings.size.width, settings.channels
@@ -471,6 +485,6 @@ fn check_window(order: &Order, window: Window) -> Result<()> {
     Ok(())
 }
 
-fn bad<T>(setting: &'static str, reason: String) -> Result<T> {
+pub(crate) fn bad<T>(setting: &'static str, reason: String) -> Result<T> {
     Err(Error::Config { setting, reason })
 }

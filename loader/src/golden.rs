@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::augment::{Augmenter, Transform};
 use crate::decode::ImageSize;
 use crate::mask::MaskSampler;
+use crate::mix::order::{MixedOrder, PartOrder};
+use crate::mix::quota::Quotas;
 use crate::order::{Order, Window};
 use crate::rng::{Draws, Key, Purpose};
 
@@ -17,6 +19,7 @@ struct Golden {
     integers: Vec<u32>,
     floats: Vec<u64>,
     order: Vec<OrderCase>,
+    mixtures: Vec<MixtureCase>,
     crops: Vec<CropCase>,
     masks: Vec<MaskCase>,
 }
@@ -29,6 +32,18 @@ struct OrderCase {
     window: u32,
     shards: Vec<u32>,
     /// (shard, ordinal) by place.
+    samples: Vec<(u32, u32)>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct MixtureCase {
+    seed: u64,
+    epoch: u64,
+    epoch_samples: u64,
+    /// Samples in each shard of each data set.
+    parts: Vec<Vec<u32>>,
+    weights: Vec<f64>,
+    /// (shard, ordinal) by place; the shards of all parts are numbered in turn.
     samples: Vec<(u32, u32)>,
 }
 
@@ -84,6 +99,34 @@ fn draw() -> Golden {
             epoch,
             window,
             shards,
+            samples,
+        });
+    }
+
+    let mut mixtures = Vec::new();
+    for (seed, epoch, epoch_samples) in [(0, 0, 12), (0, 5, 12), (1, 1 << 40, 9)] {
+        let parts = vec![vec![5, 3], vec![2, 4, 1]];
+        let weights = vec![0.7, 0.3];
+        let mut first_shard = 0;
+        let orders = (0..).zip(&parts).map(|(number, counts)| {
+            let order = Order::shuffled(counts.clone(), seed, Window::All).of_part(number);
+            let part = PartOrder::new(order, first_shard);
+            first_shard += counts.len() as u32;
+            part
+        });
+        let quotas = Quotas::new(&weights, epoch_samples).expect("shares of a sample at least");
+        let order = MixedOrder::new(orders.collect(), quotas, seed);
+        let mut walk = order.walk();
+        let samples = (0..)
+            .map_while(|place| walk.sample(epoch, place))
+            .map(|id| (id.shard, id.ordinal))
+            .collect();
+        mixtures.push(MixtureCase {
+            seed,
+            epoch,
+            epoch_samples,
+            parts,
+            weights,
             samples,
         });
     }
@@ -157,6 +200,7 @@ fn draw() -> Golden {
         integers,
         floats,
         order,
+        mixtures,
         crops,
         masks,
     }

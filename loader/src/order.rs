@@ -45,6 +45,8 @@ pub(crate) struct Order {
 #[derive(Clone, Copy, Debug)]
 struct Shuffle {
     seed: u64,
+    /// The data set's number in a mixture: parts alike in size must not go in step.
+    part: u64,
     window: Window,
 }
 
@@ -61,8 +63,25 @@ impl Order {
     pub(crate) fn shuffled(counts: Vec<u32>, seed: u64, window: Window) -> Self {
         Order {
             counts,
-            shuffle: Some(Shuffle { seed, window }),
+            shuffle: Some(Shuffle {
+                seed,
+                part: 0,
+                window,
+            }),
         }
+    }
+
+    /// The same, as part `part` of a mixture. Part 0 is shuffled as a data set by itself.
+    pub(crate) fn of_part(mut self, part: u64) -> Self {
+        if let Some(shuffle) = &mut self.shuffle {
+            shuffle.part = part;
+        }
+        self
+    }
+
+    /// Samples in an epoch.
+    pub(crate) fn samples(&self) -> u64 {
+        self.counts.iter().copied().map(u64::from).sum()
     }
 
     /// Shards, empty ones included.
@@ -87,14 +106,14 @@ impl Order {
     pub(crate) fn epoch(&self, epoch: u64) -> EpochOrder {
         let mut shards: Vec<u32> = (0..self.counts.len() as u32).collect();
         let mut width = shards.len().max(1);
-        if let Some(Shuffle { seed, window }) = self.shuffle {
+        if let Some(Shuffle { seed, part, window }) = self.shuffle {
             Draws::new(
                 Purpose::Shards,
                 Key {
                     seed,
                     epoch,
                     place: 0,
-                    repeat: 0,
+                    repeat: part,
                 },
             )
             .shuffle(&mut shards);
@@ -120,7 +139,7 @@ impl Order {
             .collect();
         EpochOrder {
             windows,
-            seed: self.shuffle.map(|shuffle| shuffle.seed),
+            seed: self.shuffle.map(|shuffle| (shuffle.seed, shuffle.part)),
             epoch,
             loaded: None,
             permutation: Vec::new(),
@@ -146,8 +165,8 @@ impl WindowPlan {
 #[derive(Debug)]
 pub(crate) struct EpochOrder {
     windows: Vec<WindowPlan>,
-    /// Absent where the order is sequential.
-    seed: Option<u64>,
+    /// Seed and part; absent where the order is sequential.
+    seed: Option<(u64, u64)>,
     epoch: u64,
     loaded: Option<usize>,
     permutation: Vec<u32>,
@@ -159,7 +178,7 @@ impl EpochOrder {
         let number = self.windows.partition_point(|window| window.end() <= index);
         let window = self.windows.get(number)?;
         let mut target = index;
-        if let Some(seed) = self.seed {
+        if let Some((seed, part)) = self.seed {
             if self.loaded != Some(number) {
                 self.permutation.clear();
                 self.permutation
@@ -168,7 +187,7 @@ impl EpochOrder {
                     seed,
                     epoch: self.epoch,
                     place: number as u64,
-                    repeat: 0,
+                    repeat: part,
                 };
                 Draws::new(Purpose::Window, key).shuffle(&mut self.permutation);
                 self.loaded = Some(number);
@@ -191,7 +210,7 @@ impl EpochOrder {
 /// How the places of an epoch are cut into global batches, and those into the slices of the ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slices {
-    /// Samples in the data set.
+    /// Samples in an epoch.
     pub(crate) samples: u64,
     /// Samples in a batch of one rank.
     pub(crate) batch: u64,

@@ -8,10 +8,10 @@
 //! | --- | --- |
 //! | key 0–1 | seed, low word first |
 //! | key 2–3 | epoch, low word first |
-//! | key 4–5 | repeat (0 unless one decoded image is cropped several times), low word first |
+//! | key 4–5 | repeat (0 unless one decoded image is cropped several times), or for an order the number of the data set in a mixture; low word first |
 //! | key 6–7 | purpose, as eight ASCII characters |
 //! | counter | 0, in 64-byte blocks |
-//! | stream | place of the sample in its epoch, or the number of the window |
+//! | stream | place of the sample in its epoch, or the number of the window or block |
 //!
 //! This is no source of secrets: seed, epoch and place are no secrets either.
 
@@ -26,6 +26,8 @@ pub(crate) enum Purpose {
     Shards,
     /// The order of the samples in a window (stream: the number of the window).
     Window,
+    /// Which data set of a mixture stands where in a block of places (stream: the number of the block).
+    Mix,
     /// Flip, then crop, of the sample at a place (stream: the place).
     Crop,
     /// The mask of the sample at a place (stream: the place).
@@ -37,6 +39,7 @@ impl Purpose {
         match self {
             Purpose::Shards => b"shards  ",
             Purpose::Window => b"window  ",
+            Purpose::Mix => b"mix     ",
             Purpose::Crop => b"crop    ",
             Purpose::Mask => b"mask    ",
         }
@@ -48,7 +51,7 @@ impl Purpose {
 pub(crate) struct Key {
     pub(crate) seed: u64,
     pub(crate) epoch: u64,
-    /// Place in the epoch, or number of the window.
+    /// Place in the epoch, or number of the window or block.
     pub(crate) place: u64,
     pub(crate) repeat: u64,
 }

@@ -6,7 +6,7 @@ use super::image::{Failure, ImageMaker};
 use super::{Loader, Samples};
 use crate::config::Settings;
 use crate::error::Result;
-use crate::order::{EpochOrder, Order};
+use crate::mix::order::Walk;
 use crate::rng::Key;
 use crate::sample::SampleId;
 
@@ -16,8 +16,7 @@ pub struct BareLoop {
     images: ImageMaker,
     samples: Arc<dyn Samples>,
     settings: Arc<Settings>,
-    order: Order,
-    epoch: EpochOrder,
+    order: Walk,
     key: Key,
     first: u64,
     stride: u64,
@@ -36,8 +35,7 @@ impl BareLoop {
                 (loader.decoders)(),
             ),
             samples: Arc::clone(&loader.samples),
-            order: loader.order.clone(),
-            epoch: loader.order.epoch(0),
+            order: loader.order.walk(),
             key: Key {
                 seed: settings.seed,
                 epoch: 0,
@@ -75,11 +73,10 @@ impl BareLoop {
 
     fn next_id(&mut self) -> SampleId {
         loop {
-            if let Some(sample) = self.epoch.sample(self.key.place) {
+            if let Some(sample) = self.order.sample(self.key.epoch, self.key.place) {
                 return sample;
             }
             self.key.epoch += 1;
-            self.epoch = self.order.epoch(self.key.epoch);
             // A data set may have fewer samples than there are threads.
             self.key.place = self.first % self.settings.slices.samples;
         }

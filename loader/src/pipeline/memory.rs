@@ -13,7 +13,7 @@ const MAX_ROWS: u64 = 65_535;
 /// ```text
 /// batches  = (prefetch + 1) × (rows × (H × W × C + 4 × (K + L + 1) + 8))
 /// threads  = threads × (2 MiB + largest encoded image + P × (2 × C + 6) + W × C × min(P, 65,535))
-/// order    = 4 × samples of the largest window + 16 × shards
+/// order    = 4 × samples of the largest window + 16 × shards, summed over data sets; where several are mixed, + 8 × 65,536
 /// ```
 ///
 /// with rows of `H × W` pixels and `C` channels, masks of `K` visible among `L` patches, and images of at most `P`
@@ -31,8 +31,8 @@ pub struct MemoryBound {
 }
 
 impl MemoryBound {
-    /// `largest` is the longest encoded image; `window` the most samples that are shuffled at a time.
-    pub(super) fn new(settings: &Settings, largest: u64, window: u64, shards: u64) -> Self {
+    /// `largest` is the longest encoded image; `order` what the order takes.
+    pub(super) fn new(settings: &Settings, largest: u64, order: u64) -> Self {
         let shape = settings.batch_shape();
         let rows = (shape.slots * shape.repeats) as u64;
         let row = (shape.image + 4 * (shape.keep + shape.patches + 1) + 8) as u64;
@@ -45,7 +45,7 @@ impl MemoryBound {
         MemoryBound {
             batches: (settings.prefetch as u64 + 1) * rows * row,
             threads: (settings.threads as u64).saturating_mul(THREAD_BYTES.saturating_add(image)),
-            order: 4 * window + 16 * shards,
+            order,
         }
     }
 

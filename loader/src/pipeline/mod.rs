@@ -32,7 +32,9 @@ pub use self::stats::Stats;
 use crate::config::{LoaderBuilder, Settings};
 use crate::dataset::Dataset;
 use crate::decode::{Decoder, DecoderFactory};
-use crate::order::{Cursor, Order};
+use crate::mix::Mixture;
+use crate::mix::order::MixedOrder;
+use crate::order::Cursor;
 use crate::sample::SampleId;
 
 /// A data set as a sequence of batches.
@@ -41,7 +43,7 @@ use crate::sample::SampleId;
 /// - Order, crops, flips and masks follow from the seed and a sample's place in its epoch: the same batches, byte for byte, with any
 ///   number of threads, and from [`batches`](Self::batches) at a cursor as without the interruption (with the same decoder and CPU
 ///   features; see [`fingerprint`](Self::fingerprint)).
-/// - Every sample comes once an epoch, but for the remainder that [`drop_last`](LoaderBuilder::drop_last) leaves out and for bad
+/// - Every sample comes once an epoch (of its own data set, in a [mixture](Self::mixture)), but for the remainder that [`drop_last`](LoaderBuilder::drop_last) leaves out and for bad
 ///   samples, each of which is replaced by the next good one of its shard, counted, and named once on the log.
 /// - Ranks of any world size get slices of the same global batches, and equally many of them.
 ///
@@ -71,7 +73,7 @@ use crate::sample::SampleId;
 /// ```
 pub struct Loader {
     samples: Arc<dyn Samples>,
-    order: Order,
+    order: MixedOrder,
     settings: Arc<Settings>,
     decoders: Arc<DecoderFactory>,
     fingerprint: String,
@@ -83,12 +85,27 @@ pub struct Loader {
 impl Loader {
     /// Settings for a loader of `dataset`, with defaults for all of them.
     pub fn builder(dataset: Arc<Dataset>) -> LoaderBuilder {
-        LoaderBuilder::new(dataset)
+        LoaderBuilder::new(Mixture::of_one(dataset))
+    }
+
+    /// Settings for a loader that draws from several data sets, each by its weight, with defaults for all of them.
+    ///
+    /// - A data set gets its share of all samples exactly, rounded up or down, counted from the very first epoch to the end of any.
+    ///   The same holds within an epoch, at the ends of blocks of at most 65,536 samples; inside a block it is a matter of chance
+    ///   which sample is of which.
+    /// - Each data set is shuffled by itself and gone through whole before any sample of it comes again, whatever the length of an
+    ///   epoch; see [`epoch_samples`](LoaderBuilder::epoch_samples).
+    /// - All of it follows from seed and place, as for one data set. What [`drop_last`](LoaderBuilder::drop_last) leaves out counts as
+    ///   drawn.
+    ///
+    /// Which data set a sample of a batch is of, [`Mixture::count`] tells.
+    pub fn mixture(mixture: Mixture) -> LoaderBuilder {
+        LoaderBuilder::new(mixture)
     }
 
     pub(crate) fn new(
         samples: Arc<dyn Samples>,
-        order: Order,
+        order: MixedOrder,
         settings: Settings,
         decoders: Arc<DecoderFactory>,
         fingerprint: String,
@@ -126,8 +143,7 @@ impl Loader {
         MemoryBound::new(
             &self.settings,
             self.samples.largest_image(),
-            self.order.largest_window(),
-            self.order.shards() as u64,
+            self.order.memory(),
         )
     }
 

@@ -8,11 +8,12 @@ use super::Samples;
 use super::worker::Job;
 use crate::batch::{Buffers, Finished};
 use crate::config::Settings;
-use crate::order::{Cursor, Order};
+use crate::mix::order::MixedOrder;
+use crate::order::Cursor;
 
 /// Walks through the epochs from a cursor on.
 pub(super) struct Planner {
-    pub(super) order: Order,
+    pub(super) order: MixedOrder,
     pub(super) samples: Arc<dyn Samples>,
     pub(super) settings: Arc<Settings>,
     pub(super) from: Cursor,
@@ -30,8 +31,8 @@ impl Planner {
         let slices = self.settings.slices;
         let mut cursor = slices.normalise(self.from);
         let mut sequence = 0;
+        let mut order = self.order.walk();
         while cursor.epoch < self.settings.epochs {
-            let mut order = self.order.epoch(cursor.epoch);
             let epoch = cursor.epoch;
             while cursor.epoch == epoch {
                 let Some(buffers) = self.next_free() else {
@@ -50,7 +51,9 @@ impl Planner {
                 } else {
                     let slots = buffers.open(sequence, cursor, length);
                     for (slot, place) in slots.into_iter().zip(places) {
-                        let sample = order.sample(place).expect("places end with the samples");
+                        let sample = order
+                            .sample(epoch, place)
+                            .expect("places end with the samples");
                         self.samples.will_need(sample);
                         if self
                             .jobs

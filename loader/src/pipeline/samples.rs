@@ -1,6 +1,5 @@
-//! What the pipeline needs of a data set. A trait of its own, so that tests can stand in data that misbehave.
+//! What the pipeline needs of its data. A trait of its own, so that tests can stand in data that misbehave.
 
-use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::sample::SampleId;
 
@@ -20,34 +19,4 @@ pub(crate) trait Samples: Send + Sync {
     fn will_need(&self, id: SampleId);
     /// The class index; `None` where the data set has no labels.
     fn label(&self, id: SampleId) -> Result<Option<u32>>;
-}
-
-impl Samples for Dataset {
-    fn shard_len(&self, shard: u32) -> u32 {
-        Dataset::shard_len(self, shard)
-    }
-
-    fn shard_name(&self, shard: u32) -> String {
-        self.shards()[shard as usize].name.clone()
-    }
-
-    fn describe(&self, id: SampleId) -> String {
-        Dataset::describe(self, id)
-    }
-
-    fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>) -> Result<()> {
-        Dataset::read_image(self, id, buffer)
-    }
-
-    fn largest_image(&self) -> u64 {
-        Dataset::largest_image(self)
-    }
-
-    fn will_need(&self, id: SampleId) {
-        Dataset::will_need(self, id);
-    }
-
-    fn label(&self, id: SampleId) -> Result<Option<u32>> {
-        Dataset::label(self, id)
-    }
 }

@@ -13,7 +13,9 @@ use crate::decode::{
     AnyDecoder, BadImage, DecodeQuality, Decoder, DecoderKind, ImageSize, Plan, Region,
 };
 use crate::error::{Error, Result};
-use crate::order::{Slices, Window};
+use crate::mix::order::PartOrder;
+use crate::mix::quota::Quotas;
+use crate::order::{Order, Slices, Window};
 
 /// Shards in memory: encoded images, labelled by ordinal.
 fn zune() -> AnyDecoder {
@@ -130,6 +132,8 @@ fn loader_with(fake: Fake, settings: Settings, decoders: Arc<DecoderFactory>) ->
         Transform::Train { .. } => Order::shuffled(counts, settings.seed, Window::Shards(2)),
         Transform::Eval { .. } => Order::sequential(counts),
     };
+    let quotas = Quotas::new(&[1.0], settings.slices.samples).unwrap();
+    let order = MixedOrder::new(vec![PartOrder::new(order, 0)], quotas, settings.seed);
     Loader::new(Arc::new(fake), order, settings, decoders, String::new())
 }
 
