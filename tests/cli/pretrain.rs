@@ -278,3 +278,64 @@ fn mistakes_are_named() {
         "{said}"
     );
 }
+
+#[test]
+fn data_sets_mix_by_weight() {
+    let scene = scene();
+    scene.image_folder("drawings", 1, 9);
+    scene.mae(&["shard", "drawings", "more"]).done();
+    let mixed = |name, data: &[&'static str]| {
+        let mut args = run_of(name, &["--max-steps", "4", "--epoch-samples", "16"]);
+        args.extend(data);
+        args
+    };
+    let one_flag = ["--data", "data@0.75", "more@0.25"];
+    let ran = scene.mae(&mixed("a", &one_flag)).done();
+    for part in [
+        "75.0% of the samples from data, which has 51",
+        "25.0% of the samples from more, which has 9",
+        "epoch 1/40 done",
+        "samples: 12 from data, 4 from more",
+    ] {
+        assert!(
+            ran.stderr.contains(part),
+            "`{part}` is missing in: {}",
+            ran.stderr
+        );
+    }
+    let log = fs::read_to_string(scene.path("a/log.jsonl")).expect("a log");
+    let counted = r#""data":[{"name":"data","samples":12},{"name":"more","samples":4}]"#;
+    let lines = log.lines().filter(|line| line.contains(counted));
+    assert_eq!(lines.count(), 4, "two epochs and their last steps: {log}");
+    let two_flags = ["--data", "data@3", "--data", "more@1"];
+    scene.mae(&mixed("b", &two_flags)).done();
+    assert!(result(&scene, "a") == result(&scene, "b"));
+    scene
+        .mae(&[
+            "pretrain",
+            "--config",
+            "a/config.toml",
+            "--resume",
+            "auto",
+            "--max-steps",
+            "6",
+        ])
+        .done();
+
+    for (data, part) in [
+        (&["--data", "data@0.7", "more"][..], "all of them"),
+        (&["--data", "data@0", "more@1"], "above 0"),
+        (&["--data", "data@0.7::more@0.3"], "of its own"),
+        (&["--epoch-samples", "0"], "--epoch-samples"),
+    ] {
+        let said = scene.mae(&run_of("x", data)).failed(2);
+        assert!(said.contains(part), "{said}");
+    }
+    let rare = ["--data", "data@99", "more@1"];
+    let said = scene.mae(&mixed("x", &rare)).failed(1);
+    assert!(
+        said.contains("more") && said.contains("16 samples"),
+        "{said}"
+    );
+    assert!(!scene.path("x").exists());
+}

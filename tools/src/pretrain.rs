@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use mae_trainer::metrics::log::{EpochLine, StepLine};
+use mae_trainer::metrics::log::{DataCount, EpochLine, StepLine};
 use mae_trainer::observer::{Start, StepReport};
 use mae_trainer::{Observer, PretrainConfig, RawPretrain};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -135,8 +135,20 @@ impl Observer for Progress {
         if let Some(path) = start.resumed {
             tracing::info!("going on from {} (step {})", path.display(), start.step);
         }
+        for part in start.parts {
+            tracing::info!(
+                "{:.1}% of the samples from {}, which has {}",
+                100.0 * part.share,
+                part.name,
+                part.samples
+            );
+        }
+        let epoch = match start.epoch_samples == start.samples {
+            true => String::new(),
+            false => format!(", {} drawn an epoch", start.epoch_samples),
+        };
         tracing::info!(
-            "{}: {} parameters; {} samples, {} steps an epoch, {} steps in all",
+            "{}: {} parameters; {} samples{epoch}, {} steps an epoch, {} steps in all",
             start.config.model,
             start.parameters,
             start.samples,
@@ -198,10 +210,11 @@ impl Observer for Progress {
             .val_loss
             .map_or(String::new(), |loss| format!(", held-out loss {loss:.4}"));
         tracing::info!(
-            "epoch {}/{} done: loss {:.4}{val}",
+            "epoch {}/{} done: loss {:.4}{val}{}",
             line.epoch,
             self.epochs,
-            line.loss
+            line.loss,
+            counts(&line.data)
         );
     }
 
@@ -236,6 +249,17 @@ impl Pace {
 
     fn waiting(&self) -> f64 {
         (self.seconds_waited / self.seconds_a_step.max(1e-9)).min(1.0)
+    }
+}
+
+/// `; samples: 28 from a, 12 from b`, where several data sets are mixed.
+fn counts(data: &[DataCount]) -> String {
+    let parts = data
+        .iter()
+        .map(|part| format!("{} from {}", part.samples, part.name));
+    match parts.collect::<Vec<_>>() {
+        parts if parts.is_empty() => String::new(),
+        parts => format!("; samples: {}", parts.join(", ")),
     }
 }
 

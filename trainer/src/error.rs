@@ -153,7 +153,7 @@ pub enum Error {
          the weights would never change. Lower --accum-iter or --batch-size"
     )]
     EpochTooShort {
-        /// Samples of the data.
+        /// Samples of an epoch.
         samples: u64,
         /// Whole batches an epoch.
         batches: u64,

@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 pub mod config;
+mod data;
 pub mod error;
 pub mod eval;
 pub mod metrics;

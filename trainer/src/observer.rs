@@ -15,6 +15,10 @@ pub struct Start<'a> {
     pub parameters: usize,
     /// Training samples.
     pub samples: u64,
+    /// Samples drawn in an epoch.
+    pub epoch_samples: u64,
+    /// The data sets that are mixed; none where there is one only.
+    pub parts: &'a [MixedPart],
     /// Updates an epoch.
     pub steps_per_epoch: u64,
     /// Updates of the whole run.
@@ -23,6 +27,17 @@ pub struct Start<'a> {
     pub step: u64,
     /// The checkpoint that the run goes on from.
     pub resumed: Option<&'a Path>,
+}
+
+/// A data set among several.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixedPart {
+    /// Its name: the value of `--data` without the weight.
+    pub name: String,
+    /// Its samples.
+    pub samples: u64,
+    /// Its share of the samples drawn.
+    pub share: f64,
 }
 
 /// One update.

@@ -3,21 +3,19 @@
 //! The arithmetic of an update is `step`'s, what the output folder may hold [`crate::output`]'s.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::Device;
-use mae_loader::{
-    Batches, Cursor, Dataset, DatasetOptions, HostBatch, LabelSource, Loader, Transform, Window,
-};
+use mae_loader::{Batches, Cursor, HostBatch};
 use mae_model::Mae;
 
 use crate::checkpoint::retention::Retention;
 use crate::checkpoint::{self, Checkpoint, RunState, VERSION};
-use crate::config::{DeviceKind, PretrainConfig, WindowSize};
+use crate::config::{DeviceKind, PretrainConfig};
+use crate::data::Data;
 use crate::error::{Error, Result};
-use crate::metrics::log::{EpochLine, Log, LogLine, StepLine};
+use crate::metrics::log::{DataCount, EpochLine, Log, LogLine, StepLine};
 use crate::metrics::throughput::Throughput;
 use crate::observer::{Observer, Outcome, Start, StepReport, Summary};
 use crate::optim::{AdamW, AdamWSettings};
@@ -45,7 +43,7 @@ pub fn pretrain(
         output::check_same_run(
             checkpoint,
             config,
-            data.train.digest(),
+            &data.train.digest(),
             &data.loader.fingerprint(),
         )?;
     }
@@ -60,6 +58,8 @@ pub fn pretrain(
         config,
         parameters: run.stepper.mae.params.count(),
         samples: data.train.len(),
+        epoch_samples: data.epoch_samples,
+        parts: &data.parts,
         steps_per_epoch: data.steps_per_epoch,
         total_steps: run.total_steps,
         step: run.progress.step,
@@ -69,79 +69,6 @@ pub fn pretrain(
     });
     drop(checkpoint);
     run.go(&mut log, stop, observer)
-}
-
-/// The data of a run, opened.
-struct Data {
-    train: Arc<Dataset>,
-    loader: Loader,
-    held_out: Option<Loader>,
-    pictured: Loader,
-    steps_per_epoch: u64,
-}
-
-impl Data {
-    fn open(config: &PretrainConfig) -> Result<Self> {
-        let options = DatasetOptions {
-            labels: LabelSource::None,
-            cache_dir: config.cache_dir.clone(),
-            cache_bytes: config.cache_bytes,
-            ..DatasetOptions::default()
-        };
-        let train = Arc::new(Dataset::open(&config.data, &options)?);
-        let val = match config.val_data.as_slice() {
-            [] => None,
-            specs => Some(Arc::new(Dataset::open(specs, &options)?)),
-        };
-        let mae = config.mae();
-        let (height, width) = mae.vit.image_size;
-        // The last batches of an epoch that fill no update are left out, as the reference code's are.
-        let images = (config.batch_size / config.repeats) as u64;
-        let batches = train.len() / images;
-        let steps_per_epoch = batches / config.accum_iter as u64;
-        if steps_per_epoch == 0 {
-            return Err(Error::EpochTooShort {
-                samples: train.len(),
-                batches,
-                batch_size: config.batch_size,
-                accum_iter: config.accum_iter,
-            });
-        }
-        let loader = Loader::builder(train.clone())
-            .image_size(height as u32, width as u32)
-            .channels(config.channels)
-            .batch_size(config.batch_size)
-            .transform(Transform::Train {
-                scale: config.crop_scale.into(),
-                ratio: (3.0 / 4.0, 4.0 / 3.0),
-                flip: config.flip,
-            })
-            .masks(mae.patches(), config.keep())
-            .repeats(config.repeats)
-            .decoder(config.decoder)
-            .decode_quality(config.decode_quality)
-            .seed(config.seed)
-            .threads(config.thread_budget())
-            .epochs(config.epochs)
-            .window(match config.window {
-                WindowSize::All => Window::All,
-                WindowSize::Shards(n) => Window::Shards(n as u32),
-            })
-            .prefetch(config.prefetch)
-            .max_bad_fraction(config.max_bad_fraction)
-            .drop_last(true)
-            .build()?;
-        Ok(Data {
-            held_out: val
-                .clone()
-                .map(|val| validate::held_out_loader(val, config))
-                .transpose()?,
-            pictured: validate::picture_loader(val.unwrap_or_else(|| train.clone()), config)?,
-            train,
-            loader,
-            steps_per_epoch,
-        })
-    }
 }
 
 /// Where a run stands between two updates.
@@ -162,6 +89,8 @@ struct Run<'a> {
     data: &'a Data,
     stepper: Stepper,
     progress: Progress,
+    /// Samples of each data set in the epoch's updates so far.
+    data_samples: Vec<u64>,
     total_steps: u64,
     /// Seconds of training in earlier parts of the run.
     seconds_before: f64,
@@ -191,6 +120,7 @@ impl<'a> Run<'a> {
         };
         let mut adamw = AdamW::new(&mae.params, settings)?;
         let mut progress = Progress::default();
+        let mut data_samples = vec![0; data.train.datasets().len()];
         if let Some(checkpoint) = checkpoint {
             let state = &checkpoint.info.state;
             mae.load_state_dict(&checkpoint.model)?;
@@ -201,6 +131,10 @@ impl<'a> Run<'a> {
                 within: state.batch / config.accum_iter as u64,
                 epoch_loss: state.epoch_loss,
             };
+            // A checkpoint of a version that did not count has none.
+            for (count, saved) in data_samples.iter_mut().zip(&state.data_samples) {
+                *count = *saved;
+            }
         }
         let whole = config.epochs.saturating_mul(data.steps_per_epoch);
         Ok(Run {
@@ -214,6 +148,7 @@ impl<'a> Run<'a> {
                 config.clip_grad,
             )?,
             progress,
+            data_samples,
             total_steps: config.max_steps.map_or(whole, |most| most.min(whole)),
             seconds_before: checkpoint.map_or(0.0, |checkpoint| checkpoint.info.state.seconds),
             started: Instant::now(),
@@ -314,6 +249,10 @@ impl<'a> Run<'a> {
                 });
             }
             sum += f64::from(loss);
+            let counts = data.train.count(batch.samples());
+            for (sum, count) in self.data_samples.iter_mut().zip(counts) {
+                *sum += count;
+            }
             last = Some(batch);
         }
         let grad_norm = self.stepper.apply(lr, number)?;
@@ -354,6 +293,7 @@ impl<'a> Run<'a> {
                 images_per_second: rate.images_per_second,
                 data_wait: rate.data_wait,
                 grad_norm,
+                data: self.data_counts(),
             };
             log.write(&LogLine::Step(line.clone()))?;
             observer.logged(&line);
@@ -421,11 +361,13 @@ impl<'a> Run<'a> {
             epoch: number,
             loss: epoch_loss / within as f64,
             val_loss,
+            data: self.data_counts(),
             seconds: self.seconds(),
         };
         log.write(&LogLine::Epoch(line.clone()))?;
         observer.epoch(&line);
         self.last_epoch = Some(line);
+        self.data_samples.fill(0);
         self.progress = Progress {
             step,
             epoch: number,
@@ -475,8 +417,9 @@ impl<'a> Run<'a> {
             epoch,
             batch: within * self.config.accum_iter as u64,
             epoch_loss,
+            data_samples: self.data_samples.clone(),
             seconds: self.seconds(),
-            dataset: self.data.train.digest().to_owned(),
+            dataset: self.data.train.digest(),
             fingerprint: self.data.loader.fingerprint(),
             config: self.config.clone(),
             files: Default::default(),
@@ -502,6 +445,17 @@ impl<'a> Run<'a> {
                 every,
             },
         )
+    }
+
+    /// The epoch's samples of each data set so far, by name, where several are mixed.
+    fn data_counts(&self) -> Vec<DataCount> {
+        let parts = self.data.parts.iter().zip(&self.data_samples);
+        parts
+            .map(|(part, &samples)| DataCount {
+                name: part.name.clone(),
+                samples,
+            })
+            .collect()
     }
 
     fn seconds(&self) -> f64 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mae_loader::{Cursor, Dataset, Loader, Transform};
+use mae_loader::{Cursor, Dataset, Loader, LoaderBuilder, Transform};
 use mae_model::{Mae, MaeWorkspace};
 
 use crate::config::{PretrainConfig, eval_resize};
@@ -19,15 +19,15 @@ pub(crate) fn held_out_loader(dataset: Arc<Dataset>, config: &PretrainConfig) ->
     let transform = Transform::Eval {
         resize: eval_resize(config.mae().vit.image_size),
     };
-    Ok(loader(dataset, config)
+    Ok(common(Loader::builder(dataset), config)
         .batch_size(config.batch_size)
         .transform(transform)
         .build()?)
 }
 
-/// A loader whose first batch is the images to draw: drawn from all of `dataset`, the largest centred part in the
+/// A loader whose first batch is the images to draw: drawn from all the data of `builder`, the largest centred part in the
 /// input's proportions, always the same.
-pub(crate) fn picture_loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> Result<Loader> {
+pub(crate) fn picture_loader(builder: LoaderBuilder, config: &PretrainConfig) -> Result<Loader> {
     // Of the training transform only its order is wanted: the first images of a dataset may all be of one class.
     let ratio = config.input_size.width as f64 / config.input_size.height as f64;
     let whole = Transform::Train {
@@ -35,17 +35,17 @@ pub(crate) fn picture_loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> 
         ratio: (ratio, ratio),
         flip: false,
     };
-    Ok(loader(dataset, config)
+    Ok(common(builder, config)
         .batch_size(PICTURED)
         .transform(whole)
         .prefetch(1)
         .build()?)
 }
 
-fn loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> mae_loader::LoaderBuilder {
+fn common(builder: LoaderBuilder, config: &PretrainConfig) -> LoaderBuilder {
     let mae = config.mae();
     let (height, width) = mae.vit.image_size;
-    Loader::builder(dataset)
+    builder
         .image_size(height as u32, width as u32)
         .channels(config.channels)
         .masks(mae.patches(), config.keep())

@@ -367,6 +367,7 @@ mod tests {
             epoch: 1,
             batch: 2,
             epoch_loss: 0.1 + 0.2,
+            data_samples: vec![5, 3],
             seconds: 1.0 / 3.0,
             dataset: "d".into(),
             fingerprint: "f".into(),

@@ -27,9 +27,12 @@ pub struct RunState {
     pub batch: u64,
     /// Sum of the losses of the epoch's updates so far.
     pub epoch_loss: f64,
+    /// Samples of each data set in the epoch's updates so far.
+    #[serde(default)]
+    pub data_samples: Vec<u64>,
     /// Seconds of training so far, over all the run's parts.
     pub seconds: f64,
-    /// Digest of the data: names, keys and sizes.
+    /// Digest of the data: names, keys and sizes. Those of several data sets are joined by `+`.
     pub dataset: String,
     /// What else decides the batches: decoder, seed, transform, processor features.
     pub fingerprint: String,

@@ -26,7 +26,7 @@ impl fmt::Display for Difference {
 }
 
 /// Settings that change speed, place or what is written, but no number of the training. The data's place is among
-/// them: what it holds is compared by its digest.
+/// them: what it holds is compared by its digest, and its weights by themselves.
 const FREE: &[&str] = &[
     "data",
     "val_data",
@@ -49,13 +49,13 @@ const FREE: &[&str] = &[
 ];
 
 impl PretrainConfig {
-    /// The settings of `self` (this run) that make it another run than `saved` (the checkpoint's).
-    pub fn differences(&self, saved: &PretrainConfig) -> Vec<Difference> {
+    /// The settings of `self` (this run) that make it another run than `saved_config` (the checkpoint's).
+    pub fn differences(&self, saved_config: &PretrainConfig) -> Vec<Difference> {
         let fields = |config: &PretrainConfig| match serde_json::to_value(config) {
             Ok(serde_json::Value::Object(map)) => map,
             _ => serde_json::Map::new(),
         };
-        let (given, saved) = (fields(self), fields(saved));
+        let (given, saved) = (fields(self), fields(saved_config));
         let show = |value: Option<&serde_json::Value>| {
             value.map_or("none".to_owned(), ToString::to_string)
         };
@@ -70,7 +70,23 @@ impl PretrainConfig {
                 saved: show(saved.get(name)),
                 given: show(given.get(name)),
             })
+            .chain(self.other_shares(saved_config))
             .collect()
+    }
+
+    /// The difference in the shares of the data sets, if there is one.
+    fn other_shares(&self, saved: &PretrainConfig) -> Option<Difference> {
+        let shares = |config: &PretrainConfig| {
+            let shares = config.sources().map_or(vec![], |sources| sources.shares());
+            let shares = shares.iter().map(|share| format!("{share:.6}"));
+            shares.collect::<Vec<_>>().join(", ")
+        };
+        let (saved, given) = (shares(saved), shares(self));
+        (saved != given).then(|| Difference {
+            field: "shares of the data".to_owned(),
+            saved,
+            given,
+        })
     }
 }
 
@@ -125,6 +141,25 @@ mod tests {
                 "seed: the checkpoint has 0, this run 5",
             ]
         );
+    }
+
+    #[test]
+    fn weights_are_compared_as_shares() {
+        let with = |data: &[&str]| {
+            config(RawPretrain {
+                data: Some(data.iter().map(|value| (*value).to_owned()).collect()),
+                ..Default::default()
+            })
+        };
+        let saved = with(&["a@0.7", "b@0.3"]);
+        assert_eq!(with(&["c@7", "d@3"]).differences(&saved), vec![]);
+        assert_eq!(with(&["a@2"]).differences(&with(&["a", "b"])), vec![]);
+        let text = with(&["a@0.5", "b@0.5"]).differences(&saved)[0].to_string();
+        assert!(
+            text.contains("0.700000, 0.300000, this run 0.500000"),
+            "{text}"
+        );
+        assert_eq!(with(&["a", "b"]).differences(&saved).len(), 1);
     }
 
     /// A name in the list that no field has would be a setting silently compared.

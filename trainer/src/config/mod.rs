@@ -6,6 +6,7 @@
 
 mod compare;
 mod raw;
+mod sources;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use compare::Difference;
 pub use raw::RawPretrain;
+pub use sources::Sources;
+pub(crate) use sources::misread;
 pub use values::{DeviceKind, InputSize, Resume, WindowSize};
 
 use crate::error::{Error, Result};
@@ -27,6 +30,8 @@ use crate::schedule::CosineSchedule;
 #[allow(missing_docs)] // The fields are RawPretrain's, documented there.
 pub struct PretrainConfig {
     pub data: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch_samples: Option<u64>,
     #[serde(default)]
     pub val_data: Vec<String>,
     pub output_dir: PathBuf,
@@ -134,6 +139,7 @@ impl PretrainConfig {
             .map_err(|reason| Error::Config(format!("--decoder {decoder}: {reason}")))?;
         let config = PretrainConfig {
             data: raw.data.unwrap_or_default(),
+            epoch_samples: raw.epoch_samples,
             val_data: raw.val_data.unwrap_or_default(),
             output_dir: raw
                 .output_dir
@@ -200,6 +206,7 @@ impl PretrainConfig {
             ("--batch-size", self.batch_size as u64),
             ("--accum-iter", self.accum_iter as u64),
             ("--epochs", self.epochs),
+            ("--epoch-samples", self.epoch_samples.unwrap_or(1)),
             ("--max-steps", self.max_steps.unwrap_or(1)),
             ("--repeats", self.repeats as u64),
             ("--prefetch", self.prefetch as u64),
@@ -275,6 +282,7 @@ impl PretrainConfig {
         if self.data.is_empty() {
             return invalid("no data: give --data with tar shards, a folder of them, or a pattern");
         }
+        self.sources()?;
         let model = self.mae();
         model.validate()?;
         let (patches, keep) = (model.patches(), self.keep());
@@ -307,6 +315,14 @@ impl PretrainConfig {
             decoder_heads: self.decoder_heads,
             norm_pix_loss: self.norm_pix_loss,
         }
+    }
+
+    /// The training data: one data set, or several with weights.
+    ///
+    /// # Errors
+    /// None for a configuration that was resolved; see [`Sources::parse`].
+    pub fn sources(&self) -> Result<Sources> {
+        Sources::parse(&self.data)
     }
 
     /// Patches of an image that stay visible, `K`.

@@ -17,10 +17,15 @@ use crate::error::{Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct RawPretrain {
     /// Training shards: a tar file, a folder of them, a glob, braces (`train-{000000..000009}.tar`); several may be
-    /// given, or joined by `::`
+    /// given, or joined by `::`. With weights, as in `--data photos@0.7 drawings@0.3`, each value is a data set of its
+    /// own that gives its share of the samples
     #[serde(default, deserialize_with = "one_or_many")]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SPEC", help_heading = "Data"))]
     pub data: Option<Vec<String>>,
+    /// Samples in an epoch [default: as many as the data have]. The data are gone through whole, in shuffled order,
+    /// before a sample comes again, however the epochs cut this up
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
+    pub epoch_samples: Option<u64>,
     /// Held-out shards, for the validation loss and the pictures
     #[serde(default, deserialize_with = "one_or_many")]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SPEC", help_heading = "Data"))]
@@ -129,7 +134,7 @@ pub struct RawPretrain {
         arg(long, value_name = "N", help_heading = "Optimisation")
     )]
     pub accum_iter: Option<usize>,
-    /// Passes over the data; the schedule's length [default: 400]
+    /// Passes over the data, or over --epoch-samples of them; the schedule's length [default: 400]
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "N", help_heading = "Optimisation")

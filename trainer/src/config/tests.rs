@@ -76,6 +76,8 @@ fn the_saved_file_is_the_same_configuration() {
             window: Some(WindowSize::Shards(4)),
             resume: Some(Resume::From("x y".into())),
             max_steps: Some(7),
+            data: Some(vec!["a.tar@0.7".into(), "b c.tar@0.3".into()]),
+            epoch_samples: Some(1000),
             lr: Some(0.1 + 0.2),
             ..Default::default()
         },
@@ -111,6 +113,20 @@ fn errors_name_the_flag() {
             ..raw()
         })
         .contains("--data")
+    );
+    assert!(
+        message(RawPretrain {
+            data: Some(vec!["a@1".into(), "b".into()]),
+            ..raw()
+        })
+        .contains("SPEC@WEIGHT")
+    );
+    assert!(
+        message(RawPretrain {
+            epoch_samples: Some(0),
+            ..raw()
+        })
+        .contains("--epoch-samples")
     );
     assert!(
         message(RawPretrain {

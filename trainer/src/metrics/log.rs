@@ -22,6 +22,15 @@ pub enum LogLine {
     Epoch(EpochLine),
 }
 
+/// How many samples came from a data set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataCount {
+    /// The data set: the value of `--data` without the weight.
+    pub name: String,
+    /// Its samples, those that are cropped several times counted as often.
+    pub samples: u64,
+}
+
 /// An update's figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
@@ -40,6 +49,9 @@ pub struct StepLine {
     /// Norm of the gradient before clipping, where clipping is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
+    /// Samples of each data set in this epoch's updates so far, where several are mixed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<DataCount>,
 }
 
 /// An epoch's figures.
@@ -54,6 +66,9 @@ pub struct EpochLine {
     /// Loss on the held-out data, in epochs that validate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// Samples of each data set in the epoch's updates, where several are mixed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<DataCount>,
     /// Seconds of training so far, over all the run's parts.
     pub seconds: f64,
 }
@@ -178,6 +193,7 @@ mod tests {
             images_per_second: 9.0,
             data_wait: 0.0,
             grad_norm: None,
+            data: vec![],
         })
     }
 
@@ -187,6 +203,10 @@ mod tests {
             epoch: step / 3,
             loss: 1.0 / 3.0,
             val_loss: None,
+            data: vec![DataCount {
+                name: "a".into(),
+                samples: 7,
+            }],
             seconds: 1.5,
         })
     }
