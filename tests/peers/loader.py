@@ -37,7 +37,8 @@ SIZE, BATCH = 224, 64
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WARM_UP = 2.0  # seconds of batches before the clock starts
-FFCV_WARM_UP = 2  # epochs, in which FFCV compiles and maps its buffers
+FFCV_WARM_UP = 2  # epochs, the first of which compiles
+FFCV_EPOCH = 2000  # images a core in an epoch, at least
 TIMEOUT = 900  # seconds for one loader in one round
 
 TORCH = ["torch==2.15.0", "torchvision==0.29.2", "pillow==13.0.0", "numpy==2.4.6"]
@@ -201,8 +202,8 @@ def write_beton(job: Job) -> None:
 def ffcv(job: Job) -> Iterator:
     """Area resize and the fast DCT are what FFCV has. Grayscale JPEGs come out as RGB: libjpeg-turbo is asked for that.
 
-    FFCV starts every epoch with new buffers. So that this does not tell on many cores, its epoch holds every image once a
-    core; FFCV itself shuffles.
+    FFCV starts every epoch with new buffers. So that a small sample does not make it pay for that more often than a real
+    dataset would, an epoch holds every image several times.
     """
     import numpy as np
     from ffcv.fields import RGBImageField
@@ -219,7 +220,7 @@ def ffcv(job: Job) -> Iterator:
         num_workers=job.cores,
         os_cache=True,
         order=OrderOption.RANDOM,
-        indices=np.tile(np.arange(job.images, dtype=np.uint64), job.cores),
+        indices=np.tile(np.arange(job.images, dtype=np.uint64), -(-FFCV_EPOCH * job.cores // job.images)),
         drop_last=False,
         pipelines={"image": [decoder, RandomHorizontalFlip(), ToTensor(), ToTorchImage()]},
         custom_fields={"image": RGBImageField},
@@ -268,8 +269,8 @@ class Failed(Exception):
 
 def system_packages() -> None:
     """The libraries that FFCV is compiled against."""
-    found = shutil.which("pkg-config") and not subprocess.run(["pkg-config", "--exists", "opencv4", "libturbojpeg"]).returncode
-    if found:
+    query = ["pkg-config", "--exists", "opencv4", "libturbojpeg"]
+    if shutil.which(query[0]) and subprocess.run(query).returncode == 0:
         return
     install = ["apt-get", "install", "--yes", *DEBIAN]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -290,8 +291,8 @@ PEERS = {
     "pillow": Peer("Pillow + torchvision transforms, as the reference", "torch", TORCH, pillow),
     "torchvision": Peer("torchvision `decode_jpeg` + v2, uint8", "torch", TORCH, torchvision),
     "dali": Peer("DALI on the CPU, uint8", "dali", ["nvidia-dali-cuda120==2.4.0", "numpy==2.4.6"], dali),
-    "webdataset": Peer("webdataset + the reference's transforms, DataLoader", "torch", [*TORCH, "webdataset==1.0.2"], webdataset),
-    "ffcv": Peer("FFCV, the same JPEG bytes, area resize, fast DCT", "torch", [*TORCH, *FFCV], ffcv, system_packages),
+    "webdataset": Peer("webdataset + the reference's transforms", "torch", [*TORCH, "webdataset==1.0.2"], webdataset),
+    "ffcv": Peer("FFCV, area resize, fast DCT, uint8", "torch", [*TORCH, *FFCV], ffcv, system_packages),
 }
 OURS = {
     "turbo": ["--decoder", "turbo", "--decode-quality", "exact"],
@@ -405,9 +406,11 @@ def measure(arguments, pythons: dict, name: str, images: dict, scratch: Path) ->
                 continue
             job.cores = row.cores
             try:
-                run = run_ours(arguments.mae, OURS[row.loader], job) if row.ours else run_peer(pythons[row.loader], row.loader, job)
-                row.rounds.append(run)
-                said = f"{run['images_per_second']:,.0f} img/s"
+                if row.ours:
+                    row.rounds.append(run_ours(arguments.mae, OURS[row.loader], job))
+                else:
+                    row.rounds.append(run_peer(pythons[row.loader], row.loader, job))
+                said = f"{row.speeds[-1]:,.0f} img/s"
             except Failed as error:
                 row.error = said = str(error)
             progress(f"{name}, round {number + 1} of {arguments.rounds}, {row.cores} cores, {row.loader}: {said}")
@@ -490,7 +493,8 @@ def installed(names: list[str], venvs: Path) -> dict:
 def main() -> int:
     arguments = parse()
     report: dict = {"machine": machine(), "mae": command([arguments.mae, "--version"]).strip(), "sets": []}
-    report |= {"seconds": arguments.seconds, "rounds": arguments.rounds, "packages": {n: PEERS[n].packages for n in arguments.peers}}
+    report |= {"seconds": arguments.seconds, "rounds": arguments.rounds}
+    report["packages"] = {name: PEERS[name].packages for name in arguments.peers}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         sets = {"originals": [str(Path(path).resolve()) for path in arguments.data]}

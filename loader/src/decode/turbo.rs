@@ -4,12 +4,12 @@
 //! and the colour conversion of everything else. The rows below the region are read as well, though nothing needs them: an image is
 //! bad if any of its bytes are.
 //!
-//! The calls themselves are in `turbo.c`, for the reason given there. All `unsafe` of the decoder is in this file.
+//! The calls themselves are in `turbo/turbo.c`, for the reason given there. All `unsafe` of the decoder is in this file.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::NonNull;
 
-// Links libjpeg-turbo; its functions are called by turbo.c.
+// Links libjpeg-turbo; its functions are called by turbo/turbo.c.
 use turbojpeg_sys as _;
 
 use super::{

@@ -5,23 +5,12 @@
  * from turbo.rs.
  */
 
-#include <setjmp.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <jpeglib.h>
 #include <jerror.h>
 
-struct mae_jpeg {
-  struct jpeg_decompress_struct info;
-  struct jpeg_error_mgr errors;
-  jmp_buf jump;
-  /* The first thing that is wrong with the image: an error, or a warning that counts. */
-  char message[JMSG_LENGTH_MAX];
-};
+#include "turbo.h"
 
 /* What the image is, and what of it to decode; turbo.rs holds the same. */
 struct mae_jpeg_size {
@@ -39,6 +28,11 @@ struct mae_jpeg_region {
 static void error_exit(j_common_ptr info) {
   struct mae_jpeg *self = (struct mae_jpeg *)info->client_data;
   info->err->format_message(info, self->message);
+  longjmp(self->jump, 1);
+}
+
+void mae_fail(struct mae_jpeg *self, const char *message) {
+  snprintf(self->message, sizeof self->message, "%s", message);
   longjmp(self->jump, 1);
 }
 
@@ -81,6 +75,7 @@ struct mae_jpeg *mae_jpeg_new(void) {
 
 void mae_jpeg_free(struct mae_jpeg *self) {
   jpeg_destroy_decompress(&self->info);
+  free(self->entropy.data);
   free(self);
 }
 
@@ -127,17 +122,14 @@ int mae_jpeg_decode(struct mae_jpeg *self, int channels, int fast, const struct 
   info->do_fancy_upsampling = fast ? FALSE : TRUE;
   info->dct_method = fast ? JDCT_IFAST : JDCT_ISLOW;
   jpeg_start_decompress(info);
+  mae_entropy_attach(self);
 
   JDIMENSION x = region->x, width = region->width, bottom = region->y + region->height;
-  if (bottom > info->output_height || x + width > info->output_width) {
-    strcpy(self->message, "the region is not inside the scaled image");
-    longjmp(self->jump, 1);
-  }
+  if (bottom > info->output_height || x + width > info->output_width) 
+    mae_fail(self, "the region is not inside the scaled image");
   jpeg_crop_scanline(info, &x, &width);
-  if (x != region->x || width != region->width) {
-    strcpy(self->message, "the region is not aligned to the image's blocks");
-    longjmp(self->jump, 1);
-  }
+  if (x != region->x || width != region->width) 
+    mae_fail(self, "the region is not aligned to the image's blocks");
   if (region->y > 0) jpeg_skip_scanlines(info, region->y);
   size_t stride = (size_t)width * channels;
   while (info->output_scanline < bottom) {
