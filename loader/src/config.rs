@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::augment::{Resizer, Transform};
 use crate::batch::BatchShape;
 use crate::dataset::Dataset;
-use crate::decode::{AnyDecoder, Decoder, ImageSize};
+use crate::decode::{AnyDecoder, DecodeQuality, Decoder, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
 use crate::order::{Order, Slices, Window};
 use crate::pipeline::{Loader, Samples};
@@ -28,12 +28,17 @@ pub(crate) struct Settings {
     pub(crate) channels: usize,
     pub(crate) transform: Transform,
     pub(crate) masks: Option<MaskShape>,
+    /// Crops and masks of each image.
+    pub(crate) repeats: usize,
     pub(crate) seed: u64,
     pub(crate) threads: usize,
     pub(crate) epochs: u64,
     pub(crate) prefetch: usize,
     pub(crate) max_bad_fraction: f64,
     pub(crate) max_pixels: u64,
+    /// Resolved: never `Auto`.
+    pub(crate) decoder: DecoderKind,
+    pub(crate) quality: DecodeQuality,
     pub(crate) slices: Slices,
     pub(crate) labels: bool,
 }
@@ -46,11 +51,16 @@ impl Settings {
         });
         BatchShape {
             slots: self.slices.batch as usize,
+            repeats: self.repeats,
             image: self.size.width as usize * self.size.height as usize * self.channels,
             keep: masks.keep,
             patches: masks.patches,
             labels: self.labels,
         }
+    }
+
+    pub(crate) fn decoder(&self) -> AnyDecoder {
+        AnyDecoder::new(self.decoder, self.quality, self.channels, self.max_pixels)
     }
 
     /// The epoch that draws are keyed by: evaluation sees the same crops and masks in every epoch.
@@ -72,6 +82,7 @@ pub struct LoaderBuilder {
     batch: usize,
     transform: Transform,
     masks: Option<MaskShape>,
+    repeats: usize,
     seed: u64,
     threads: usize,
     epochs: u64,
@@ -81,6 +92,8 @@ pub struct LoaderBuilder {
     prefetch: usize,
     max_bad_fraction: f64,
     max_pixels: u64,
+    decoder: DecoderKind,
+    quality: DecodeQuality,
     drop_last: Option<bool>,
 }
 
@@ -96,6 +109,7 @@ impl LoaderBuilder {
             batch: 64,
             transform: Transform::default(),
             masks: None,
+            repeats: 1,
             seed: 0,
             threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             epochs: 1,
@@ -105,6 +119,8 @@ impl LoaderBuilder {
             prefetch: 2,
             max_bad_fraction: 0.01,
             max_pixels: MAX_PIXELS,
+            decoder: DecoderKind::default(),
+            quality: DecodeQuality::default(),
             drop_last: None,
         }
     }
@@ -121,9 +137,9 @@ impl LoaderBuilder {
         self
     }
 
-    /// Samples in a batch of this rank. Default: 64.
-    pub fn batch_size(mut self, samples: usize) -> Self {
-        self.batch = samples;
+    /// Rows in a batch of this rank: samples, times [`repeats`](Self::repeats). Default: 64.
+    pub fn batch_size(mut self, rows: usize) -> Self {
+        self.batch = rows;
         self
     }
 
@@ -140,6 +156,16 @@ impl LoaderBuilder {
     /// In evaluation the mask depends on seed and place alone, so that it is the same in every epoch.
     pub fn masks(mut self, patches: usize, keep: usize) -> Self {
         self.masks = Some(MaskShape { patches, keep });
+        self
+    }
+
+    /// Crop each decoded image this many times, each crop with a mask of its own. Default: 1.
+    ///
+    /// A batch keeps its size, which must be a multiple of it: it holds fewer images, the crops of each as neighbouring rows (see
+    /// [`HostBatch`](crate::HostBatch)), and an epoch has as many times more batches. Reading and decoding, most of the work, are
+    /// shared (repeated sampling, Hoffer et al. 2020).
+    pub fn repeats(mut self, crops: usize) -> Self {
+        self.repeats = crops;
         self
     }
 
@@ -197,6 +223,21 @@ impl LoaderBuilder {
         self
     }
 
+    /// What decodes JPEG. Default: libjpeg-turbo where it is built in (feature `turbo`), zune-jpeg elsewhere.
+    ///
+    /// Their pixels differ in the last bits, so the decoder is part of the [fingerprint](Loader::fingerprint); they agree on which
+    /// samples are bad.
+    pub fn decoder(mut self, decoder: DecoderKind) -> Self {
+        self.decoder = decoder;
+        self
+    }
+
+    /// Exact decoding, the default, or faster. Other than exact is an error with zune.
+    pub fn decode_quality(mut self, quality: DecodeQuality) -> Self {
+        self.quality = quality;
+        self
+    }
+
     /// Whether to leave out the last global batch of an epoch where it is not full. Default: yes for training, no for evaluation.
     ///
     /// Where it is kept, its samples are dealt out evenly among the ranks, in order; every rank gets a batch, which may be empty if
@@ -221,15 +262,15 @@ impl LoaderBuilder {
         let settings = self.resolve(samples)?;
         let order = match settings.transform {
             Transform::Train { .. } => {
-                check_window(&counts, self.window)?;
-                Order::shuffled(counts, settings.seed, self.window)
+                let order = Order::shuffled(counts, settings.seed, self.window);
+                check_window(&order, self.window)?;
+                order
             }
             Transform::Eval { .. } => Order::sequential(counts),
         };
         let fingerprint = self.fingerprint(&settings);
-        let (channels, max_pixels) = (settings.channels, settings.max_pixels);
-        let decoders =
-            Arc::new(move || Box::new(AnyDecoder::new(channels, max_pixels)) as Box<dyn Decoder>);
+        let for_decoders = settings.clone();
+        let decoders = Arc::new(move || Box::new(for_decoders.decoder()) as Box<dyn Decoder>);
         Ok(Loader::new(
             self.dataset as Arc<dyn Samples>,
             order,
@@ -261,6 +302,15 @@ impl LoaderBuilder {
         }
         if self.batch == 0 {
             return bad("batch size", "must be at least 1".to_owned());
+        }
+        if self.repeats == 0 || !self.batch.is_multiple_of(self.repeats) {
+            return bad(
+                "repeats",
+                format!(
+                    "{} crops of an image do not fill a batch of {}; choose a batch size that is a multiple of them",
+                    self.repeats, self.batch
+                ),
+            );
         }
         if self.threads == 0 || self.threads > 4096 {
             return bad(
@@ -295,10 +345,14 @@ impl LoaderBuilder {
             _ => {}
         }
         self.check_transform()?;
+        let decoder = match self.decoder.resolve(self.quality) {
+            Ok(decoder) => decoder,
+            Err(reason) => return bad("decoder", reason),
+        };
         let train = matches!(self.transform, Transform::Train { .. });
         let slices = Slices {
             samples,
-            batch: self.batch as u64,
+            batch: (self.batch / self.repeats) as u64,
             rank: self.rank as u64,
             world: self.world as u64,
             drop_last: self.drop_last.unwrap_or(train),
@@ -309,7 +363,8 @@ impl LoaderBuilder {
                 format!(
                     "the data set has {samples} samples, fewer than one global batch of {} × {} ranks; choose a smaller batch or \
                      keep the last batch",
-                    self.batch, self.world
+                    self.batch / self.repeats,
+                    self.world
                 ),
             );
         }
@@ -318,12 +373,15 @@ impl LoaderBuilder {
             channels: self.channels,
             transform: self.transform,
             masks: self.masks,
+            repeats: self.repeats,
             seed: self.seed,
             threads: self.threads,
             epochs: self.epochs,
             prefetch: self.prefetch,
             max_bad_fraction: self.max_bad_fraction,
             max_pixels: self.max_pixels,
+            decoder,
+            quality: self.quality,
             slices,
             labels: self.dataset.has_labels(),
         })
@@ -382,18 +440,16 @@ impl LoaderBuilder {
             ),
             format!("transform={transform}"),
             format!("masks={masks}"),
+            format!("repeats={}", settings.repeats),
             format!(
                 "global_batch={}",
-                settings.slices.batch * settings.slices.world
+                settings.slices.batch * settings.slices.world * settings.repeats as u64
             ),
             format!("drop_last={}", settings.slices.drop_last),
             format!("window={window}"),
             format!("seed={}", settings.seed),
             format!("max_pixels={}", settings.max_pixels),
-            format!(
-                "decoder={}",
-                AnyDecoder::new(settings.channels, settings.max_pixels).name()
-            ),
+            format!("decoder={}", settings.decoder().name()),
             format!("resize={}", Resizer::new().instructions()),
         ]
         .join(";")
@@ -401,16 +457,11 @@ impl LoaderBuilder {
 }
 
 /// A window's samples are numbered by 32 bits.
-fn check_window(counts: &[u32], window: Window) -> Result<()> {
-    let shards = match window {
-        Window::All => counts.len(),
-        Window::Shards(0) => return bad("window", "must hold at least 1 shard".to_owned()),
-        Window::Shards(shards) => shards as usize,
-    };
-    // The worst case: the shuffle may bring the largest shards together.
-    let mut largest = counts.to_vec();
-    largest.sort_unstable_by(|a, b| b.cmp(a));
-    let samples: u64 = largest.iter().take(shards).copied().map(u64::from).sum();
+fn check_window(order: &Order, window: Window) -> Result<()> {
+    if window == Window::Shards(0) {
+        return bad("window", "must hold at least 1 shard".to_owned());
+    }
+    let samples = order.largest_window();
     if samples > u64::from(u32::MAX) {
         return bad(
             "window",

@@ -220,6 +220,26 @@ impl Dataset {
         shard.open.table.member(usable.image)
     }
 
+    /// Length of the longest image, in bytes as encoded.
+    pub fn largest_image(&self) -> u64 {
+        let images = |shard: &Shard| {
+            let table = &shard.open.table;
+            let sizes = shard
+                .usable
+                .iter()
+                .map(|usable| table.member(usable.image).size);
+            sizes.max().unwrap_or(0)
+        };
+        self.shards.iter().map(images).max().unwrap_or(0)
+    }
+
+    /// Announces that the sample's image will be read soon, so that the system fetches it ahead. A hint: nothing fails.
+    pub fn will_need(&self, id: SampleId) {
+        let member = self.image_member(id);
+        let source = &self.shards[id.shard as usize].open.source;
+        source.will_need(member.offset, member.size);
+    }
+
     /// Replaces the content of `buffer` by the image's bytes.
     ///
     /// # Errors
@@ -245,8 +265,10 @@ impl Dataset {
                 member.size
             )));
         }
-        buffer.clear();
-        buffer.resize(member.size as usize, 0);
+        let length = member.size as usize;
+        // Nothing is read into more than it needs: a worker's memory is a stated sum.
+        buffer.reserve_exact(length.saturating_sub(buffer.len()));
+        buffer.resize(length, 0);
         let source = &self.shards[id.shard as usize].open.source;
         source
             .read_exact_at(buffer, member.offset)

@@ -116,7 +116,7 @@ fn draw() -> Golden {
                 &mut Draws::new(Purpose::Crop, key),
             );
             let plan = plan.expect("training refuses no image");
-            let part = plan.wanted().part;
+            let part = crate::augment::wanted(&[plan]).part;
             let part = [part.x, part.y, part.width, part.height];
             crops.push(CropCase {
                 seed,

@@ -26,6 +26,11 @@ impl MaskSampler {
         }
     }
 
+    /// Patches kept, and patches.
+    pub(crate) fn shape(&self) -> (usize, usize) {
+        (self.keep, self.order.len())
+    }
+
     /// Draws one mask: `ids_keep` gets the K visible patches, `ids_restore` the place of each of the L patches.
     ///
     /// Partial Fisher–Yates: K draws, whatever L is.

@@ -65,6 +65,24 @@ impl Order {
         }
     }
 
+    /// Shards, empty ones included.
+    pub(crate) fn shards(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// The most samples that one window may have, 0 where nothing is shuffled.
+    pub(crate) fn largest_window(&self) -> u64 {
+        let shards = match self.shuffle.map(|shuffle| shuffle.window) {
+            None => 0,
+            Some(Window::All) => self.counts.len(),
+            Some(Window::Shards(shards)) => shards as usize,
+        };
+        // The worst case: the shuffle may bring the largest shards together.
+        let mut largest = self.counts.clone();
+        largest.sort_unstable_by(|a, b| b.cmp(a));
+        largest.iter().take(shards).copied().map(u64::from).sum()
+    }
+
     /// The order of one epoch. Cheap: no window is permuted before it is read.
     pub(crate) fn epoch(&self, epoch: u64) -> EpochOrder {
         let mut shards: Vec<u32> = (0..self.counts.len() as u32).collect();

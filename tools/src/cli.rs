@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::bench::BenchArgs;
 use crate::demo::DemoArgs;
 use crate::eval::EvalArgs;
 use crate::index::IndexArgs;
@@ -77,6 +78,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     Pretrain(Box<PretrainArgs>),
     Eval(EvalArgs),
+    Bench(BenchArgs),
     Demo(DemoArgs),
     /// Print a script that completes `mae` commands in a shell
     ///

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 75 stopped after saving (run again to go on).
 
+mod bench;
 mod cli;
 mod demo;
 mod eval;
@@ -66,6 +67,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Eval(args) => eval::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions { shell } => {
             // Through a buffer: clap_complete panics where the reader of a pipe has gone.

@@ -50,6 +50,8 @@ impl Default for Transform {
 pub(crate) struct ImagePlan {
     /// The part of the image that is used.
     part: Rect,
+    /// The size that the part must still have when it is decoded.
+    least: ImageSize,
     /// What the part is resized to.
     resized: ImageSize,
     /// Column and row of the resized part at which the sample starts.
@@ -57,14 +59,42 @@ pub(crate) struct ImagePlan {
     flip: bool,
 }
 
-impl ImagePlan {
-    pub(crate) fn wanted(&self) -> Wanted {
-        Wanted {
-            part: self.part,
-            size: self.resized,
-        }
+/// What `plans`, at least one, want of their image together: a part that covers all of theirs, at a size at which each of them has its
+/// own.
+pub(crate) fn wanted(plans: &[ImagePlan]) -> Wanted {
+    let parts = || plans.iter().map(|plan| plan.part);
+    let (x, y) = (
+        parts().map(|part| part.x).min().unwrap_or(0),
+        parts().map(|part| part.y).min().unwrap_or(0),
+    );
+    let right = parts().map(|part| part.x + part.width).max().unwrap_or(0);
+    let bottom = parts().map(|part| part.y + part.height).max().unwrap_or(0);
+    let part = Rect {
+        x,
+        y,
+        width: right - x,
+        height: bottom - y,
+    };
+    // Rounded up: no plan's part becomes smaller than it may.
+    let length = |all: u32, own: u32, least: u32| {
+        (u64::from(all) * u64::from(least)).div_ceil(u64::from(own.max(1))) as u32
+    };
+    let widths = plans
+        .iter()
+        .map(|plan| length(part.width, plan.part.width, plan.least.width));
+    let heights = plans
+        .iter()
+        .map(|plan| length(part.height, plan.part.height, plan.least.height));
+    Wanted {
+        part,
+        size: ImageSize {
+            width: widths.max().unwrap_or(1),
+            height: heights.max().unwrap_or(1),
+        },
     }
+}
 
+impl ImagePlan {
     #[cfg(test)]
     pub(crate) fn flips(&self) -> bool {
         self.flip
@@ -100,6 +130,7 @@ impl Augmenter {
                 let part = crop::random_resized_crop(image, scale, ratio, draws);
                 Ok(ImagePlan {
                     part,
+                    least: self.size,
                     resized: self.size,
                     offset: (0, 0),
                     flip,
@@ -114,8 +145,10 @@ impl Augmenter {
                     width: image.width,
                     height: image.height,
                 };
+                // At full scale: what is published of a model was measured so.
                 Ok(ImagePlan {
                     part,
+                    least: image,
                     resized,
                     offset,
                     flip: false,

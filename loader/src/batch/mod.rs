@@ -22,6 +22,8 @@ use crate::sample::SampleId;
 pub(crate) struct BatchShape {
     /// Samples, at most.
     pub(crate) slots: usize,
+    /// Rows of a sample: each is a crop and a mask of its own.
+    pub(crate) repeats: usize,
     /// Bytes of an image: height × width × channels.
     pub(crate) image: usize,
     /// Visible patches of a mask, 0 without masks.
@@ -36,7 +38,7 @@ pub(crate) struct BatchShape {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BadSample {
-    /// Its slot in the batch.
+    /// Its row in the batch; the first of them where samples are repeated.
     pub slot: usize,
     /// The sample.
     pub sample: SampleId,
@@ -70,18 +72,19 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     pub(crate) fn new(shape: BatchShape) -> Self {
+        let rows = shape.slots * shape.repeats;
         Buffers {
             shape,
-            pixels: vec![0; shape.slots * shape.image],
-            ids_keep: vec![0; shape.slots * shape.keep],
-            ids_restore: vec![0; shape.slots * shape.patches],
-            labels: vec![0; shape.slots],
+            pixels: vec![0; rows * shape.image],
+            ids_keep: vec![0; rows * shape.keep],
+            ids_restore: vec![0; rows * shape.patches],
+            labels: vec![0; rows],
             samples: vec![
                 SampleId {
                     shard: 0,
                     ordinal: 0
                 };
-                shape.slots
+                rows
             ],
         }
     }
@@ -94,11 +97,11 @@ impl Buffers {
             sequence,
             cursor,
             length,
-            pixels: Parts::new(self.pixels, shape.image),
-            ids_keep: Parts::new(self.ids_keep, shape.keep),
-            ids_restore: Parts::new(self.ids_restore, shape.patches),
-            labels: Parts::new(self.labels, 1),
-            samples: Parts::new(self.samples, 1),
+            pixels: Parts::new(self.pixels, shape.image * shape.repeats),
+            ids_keep: Parts::new(self.ids_keep, shape.keep * shape.repeats),
+            ids_restore: Parts::new(self.ids_restore, shape.patches * shape.repeats),
+            labels: Parts::new(self.labels, shape.repeats),
+            samples: Parts::new(self.samples, shape.repeats),
             notes: Mutex::default(),
             done: AtomicUsize::new(0),
         });
@@ -152,13 +155,13 @@ pub(crate) struct Slot {
     index: usize,
 }
 
-/// What a slot holds.
+/// What a slot holds: the rows of its sample, one after the other.
 pub(crate) struct SlotParts<'a> {
     pub(crate) pixels: &'a mut [u8],
     pub(crate) ids_keep: &'a mut [u32],
     pub(crate) ids_restore: &'a mut [u32],
-    pub(crate) label: &'a mut u32,
-    pub(crate) sample: &'a mut SampleId,
+    pub(crate) labels: &'a mut [u32],
+    pub(crate) samples: &'a mut [SampleId],
 }
 
 impl Slot {
@@ -180,15 +183,15 @@ impl Slot {
             pixels,
             ids_keep,
             ids_restore,
-            label: &mut labels[0],
-            sample: &mut samples[0],
+            labels,
+            samples,
         }
     }
 
     /// Notes that the slot's own sample was replaced.
     pub(crate) fn note_bad(&self, sample: SampleId, replacement: SampleId, reason: BadReason) {
         let bad = BadSample {
-            slot: self.index,
+            slot: self.index * self.batch.shape.repeats,
             sample,
             replacement,
             reason,
@@ -290,6 +293,9 @@ impl Finished {
 /// A batch of samples in host memory: `B` images of `H × W` pixels and `C` channels, with masks of `K` visible among `L` patches
 /// where the loader draws them.
 ///
+/// Where the loader crops each image K times ([`repeats`](crate::LoaderBuilder::repeats)), the K rows of a sample are neighbours:
+/// row `K × i + r` holds crop and mask number `r` of the batch's sample number `i`.
+///
 /// It is lent, not given: dropping it returns the memory to the loader, which fills it anew.
 pub struct HostBatch {
     /// Present until dropped.
@@ -309,9 +315,9 @@ impl HostBatch {
             .expect("a batch keeps its buffers until it is dropped")
     }
 
-    /// Samples in this batch, `B`: the loader's batch size, or fewer in the last batch of an epoch where it is kept.
+    /// Rows in this batch, `B`: the loader's batch size, or fewer in the last batch of an epoch where it is kept.
     pub fn len(&self) -> usize {
-        self.length
+        self.length * self.buffers().shape.repeats
     }
 
     /// Whether there is no sample at all, as may happen to a rank in the last batch of an epoch (see
@@ -323,30 +329,30 @@ impl HostBatch {
     /// Pixels, `[B, H, W, C]`, 0–255.
     pub fn pixels(&self) -> &[u8] {
         let buffers = self.buffers();
-        &buffers.pixels[..self.length * buffers.shape.image]
+        &buffers.pixels[..self.len() * buffers.shape.image]
     }
 
     /// Visible patches of each sample, `[B, K]`, ascending. Empty without masks.
     pub fn ids_keep(&self) -> &[u32] {
         let buffers = self.buffers();
-        &buffers.ids_keep[..self.length * buffers.shape.keep]
+        &buffers.ids_keep[..self.len() * buffers.shape.keep]
     }
 
     /// For each patch its position in [visible patches, removed patches], both ascending: `[B, L]`. Empty without masks.
     pub fn ids_restore(&self) -> &[u32] {
         let buffers = self.buffers();
-        &buffers.ids_restore[..self.length * buffers.shape.patches]
+        &buffers.ids_restore[..self.len() * buffers.shape.patches]
     }
 
-    /// Class index of each sample, `[B]`, where the data set has labels.
+    /// Class index of each row, `[B]`, where the data set has labels.
     pub fn labels(&self) -> Option<&[u32]> {
         let buffers = self.buffers();
-        buffers.shape.labels.then(|| &buffers.labels[..self.length])
+        buffers.shape.labels.then(|| &buffers.labels[..self.len()])
     }
 
-    /// Which sample is in each slot, `[B]`; replacements of bad samples by their own names.
+    /// Which sample is in each row, `[B]`; replacements of bad samples by their own names.
     pub fn samples(&self) -> &[SampleId] {
-        &self.buffers().samples[..self.length]
+        &self.buffers().samples[..self.len()]
     }
 
     /// This batch's own position: its epoch and its number in the epoch.
@@ -378,7 +384,7 @@ impl Drop for HostBatch {
 impl fmt::Debug for HostBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HostBatch")
-            .field("len", &self.length)
+            .field("len", &self.len())
             .field("cursor", &self.cursor)
             .field("samples", &self.samples())
             .field("bad", &self.bad)
@@ -393,6 +399,7 @@ mod tests {
     fn shape() -> BatchShape {
         BatchShape {
             slots: 4,
+            repeats: 1,
             image: 6,
             keep: 1,
             patches: 3,
@@ -412,11 +419,11 @@ mod tests {
             let parts = slot.parts();
             parts.pixels.fill(index as u8);
             parts.ids_restore.copy_from_slice(&[index; 3]);
-            *parts.label = index;
-            *parts.sample = SampleId {
+            parts.labels.fill(index);
+            parts.samples.fill(SampleId {
                 shard: 1,
                 ordinal: index,
-            };
+            });
         }
         slots[2].note_bad(
             SampleId {

@@ -6,13 +6,19 @@
 //!
 //! Not done here: EXIF orientation is ignored, as the MAE reference does; colour profiles too.
 
+mod choice;
 mod jpeg;
 mod png;
+#[cfg(feature = "turbo")]
+mod turbo;
 mod zune;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use self::choice::{DecodeQuality, DecoderKind};
 pub use self::png::PngDecoder;
+#[cfg(feature = "turbo")]
+pub use self::turbo::TurboDecoder;
 pub use self::zune::ZuneDecoder;
 
 /// Width and height in pixels.
@@ -118,15 +124,20 @@ pub(crate) type DecoderFactory = dyn Fn() -> Box<dyn Decoder> + Send + Sync;
 
 /// Chooses among decoders by an image's first bytes, not by its name.
 pub(crate) struct AnyDecoder {
-    jpeg: ZuneDecoder,
+    jpeg: Box<dyn Decoder>,
     png: PngDecoder,
 }
 
 impl AnyDecoder {
-    /// Decodes to `channels` (1 or 3) channels, images of up to `max_pixels` pixels.
-    pub(crate) fn new(channels: usize, max_pixels: u64) -> Self {
+    /// Decodes to `channels` (1 or 3) channels, images of up to `max_pixels` pixels; JPEG by `kind`, which has been resolved.
+    pub(crate) fn new(
+        kind: DecoderKind,
+        quality: DecodeQuality,
+        channels: usize,
+        max_pixels: u64,
+    ) -> Self {
         AnyDecoder {
-            jpeg: ZuneDecoder::new(channels, max_pixels),
+            jpeg: kind.make(quality, channels, max_pixels),
             png: PngDecoder::new(channels, max_pixels),
         }
     }
@@ -242,7 +253,7 @@ mod tests {
 
     #[test]
     fn format_is_told_by_content() {
-        let mut decoder = AnyDecoder::new(3, 1 << 20);
+        let mut decoder = AnyDecoder::new(DecoderKind::Zune, DecodeQuality::Exact, 3, 1 << 20);
         let bytes = jpeg(20, 10, &picture(20, 10, 0), |_| {});
         let region = decoder.decode(&bytes, &mut whole).unwrap();
         assert_eq!(

@@ -86,6 +86,7 @@ impl Batches {
         }
         let planner = Planner {
             order: loader.order.clone(),
+            samples: Arc::clone(&loader.samples),
             settings: Arc::clone(settings),
             from: next,
             free,

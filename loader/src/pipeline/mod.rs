@@ -4,10 +4,12 @@
 //! of place. Workers take jobs as they come: read, decode, resize into the slot, draw the mask. Whoever finishes the last slot of a
 //! batch publishes it, and [`Batches`] hands batches over in order.
 //!
-//! Memory: `(prefetch + 1)` batches, and for each thread the largest image seen, encoded and decoded (at most `max_pixels` pixels),
-//! plus the shuffled window at 4 bytes a sample. Batches that the caller holds on to come on top.
+//! Memory: a sum that [`MemoryBound`] writes down.
 
+mod bare;
 mod batches;
+mod image;
+mod memory;
 mod planner;
 mod samples;
 mod stats;
@@ -21,13 +23,15 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+pub use self::bare::BareLoop;
 pub use self::batches::Batches;
+pub use self::memory::MemoryBound;
 pub(crate) use self::samples::Samples;
 use self::stats::Counters;
 pub use self::stats::Stats;
 use crate::config::{LoaderBuilder, Settings};
 use crate::dataset::Dataset;
-use crate::decode::DecoderFactory;
+use crate::decode::{Decoder, DecoderFactory};
 use crate::order::{Cursor, Order};
 use crate::sample::SampleId;
 
@@ -105,9 +109,9 @@ impl Loader {
         self.settings.slices.steps()
     }
 
-    /// Samples that this rank is handed in an epoch.
+    /// Rows that this rank is handed in an epoch: its samples, times their [`repeats`](LoaderBuilder::repeats).
     pub fn samples_per_epoch(&self) -> u64 {
-        self.settings.slices.samples_of_rank()
+        self.settings.slices.samples_of_rank() * self.settings.repeats as u64
     }
 
     /// Starts the threads and gives the batches from `from` on, through all epochs.
@@ -115,6 +119,26 @@ impl Loader {
     /// Steps past the end of an epoch count on in the next one.
     pub fn batches(&self, from: Cursor) -> Batches {
         Batches::start(self, from)
+    }
+
+    /// The most memory that the loader takes while it makes batches: see [`MemoryBound`] for the formula.
+    pub fn memory_bound(&self) -> MemoryBound {
+        MemoryBound::new(
+            &self.settings,
+            self.samples.largest_image(),
+            self.order.largest_window(),
+            self.order.shards() as u64,
+        )
+    }
+
+    /// The decoder in use, by name and version.
+    pub fn decoder(&self) -> String {
+        self.settings.decoder().name()
+    }
+
+    /// The work without the pipeline, for one thread of `threads`: see [`BareLoop`].
+    pub fn bare_loop(&self, thread: usize, threads: usize) -> BareLoop {
+        BareLoop::new(self, thread, threads)
     }
 
     /// What was done so far, by all iterators of this loader together.

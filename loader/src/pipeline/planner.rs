@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, select_biased};
 
+use super::Samples;
 use super::worker::Job;
 use crate::batch::{Buffers, Finished};
 use crate::config::Settings;
@@ -12,6 +13,7 @@ use crate::order::{Cursor, Order};
 /// Walks through the epochs from a cursor on.
 pub(super) struct Planner {
     pub(super) order: Order,
+    pub(super) samples: Arc<dyn Samples>,
     pub(super) settings: Arc<Settings>,
     pub(super) from: Cursor,
     /// Memory for batches: what throttles the whole pipeline.
@@ -49,6 +51,7 @@ impl Planner {
                     let slots = buffers.open(sequence, cursor, length);
                     for (slot, place) in slots.into_iter().zip(places) {
                         let sample = order.sample(place).expect("places end with the samples");
+                        self.samples.will_need(sample);
                         if self
                             .jobs
                             .send(Job {

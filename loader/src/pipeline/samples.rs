@@ -14,6 +14,10 @@ pub(crate) trait Samples: Send + Sync {
     fn describe(&self, id: SampleId) -> String;
     /// Reads the encoded image into `buffer`, in place of what is there.
     fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>) -> Result<()>;
+    /// Length of the longest encoded image, in bytes.
+    fn largest_image(&self) -> u64;
+    /// Announces that the image will be read soon.
+    fn will_need(&self, id: SampleId);
     /// The class index; `None` where the data set has no labels.
     fn label(&self, id: SampleId) -> Result<Option<u32>>;
 }
@@ -33,6 +37,14 @@ impl Samples for Dataset {
 
     fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>) -> Result<()> {
         Dataset::read_image(self, id, buffer)
+    }
+
+    fn largest_image(&self) -> u64 {
+        Dataset::largest_image(self)
+    }
+
+    fn will_need(&self, id: SampleId) {
+        Dataset::will_need(self, id);
     }
 
     fn label(&self, id: SampleId) -> Result<Option<u32>> {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Slots filled by workers, including some not handed over yet.
+    /// Samples put into slots by workers, including some not handed over yet.
     pub samples: u64,
-    /// Slots whose own sample was bad.
+    /// Samples that were bad.
     pub bad: u64,
     /// Bytes of encoded images read.
     pub bytes: u64,
@@ -21,6 +21,10 @@ pub struct Stats {
     pub resize: Duration,
     /// Time in drawing masks.
     pub mask: Duration,
+    /// Time in finishing slots and publishing batches.
+    pub hand_over: Duration,
+    /// Time that workers waited for something to do.
+    pub idle: Duration,
     /// Time that consumers waited for batches.
     pub waited: Duration,
 }
@@ -35,6 +39,8 @@ pub(crate) struct Counters {
     pub(crate) decode: AtomicU64,
     pub(crate) resize: AtomicU64,
     pub(crate) mask: AtomicU64,
+    pub(crate) hand_over: AtomicU64,
+    pub(crate) idle: AtomicU64,
     pub(crate) waited: AtomicU64,
 }
 
@@ -50,6 +56,8 @@ impl Counters {
             decode: time(&self.decode),
             resize: time(&self.resize),
             mask: time(&self.mask),
+            hand_over: time(&self.hand_over),
+            idle: time(&self.idle),
             waited: time(&self.waited),
         }
     }

@@ -9,11 +9,17 @@ use crate::augment::Transform;
 use crate::batch::{BadReason, HostBatch};
 use crate::config::MaskShape;
 use crate::decode::testing::{jpeg, picture};
-use crate::decode::{AnyDecoder, BadImage, Decoder, ImageSize, Plan, Region};
+use crate::decode::{
+    AnyDecoder, BadImage, DecodeQuality, Decoder, DecoderKind, ImageSize, Plan, Region,
+};
 use crate::error::{Error, Result};
 use crate::order::{Slices, Window};
 
 /// Shards in memory: encoded images, labelled by ordinal.
+fn zune() -> AnyDecoder {
+    AnyDecoder::new(DecoderKind::Zune, DecodeQuality::Exact, 3, 1 << 20)
+}
+
 struct Fake {
     shards: Vec<Vec<Vec<u8>>>,
     /// A sample that the system refuses to read.
@@ -46,6 +52,11 @@ impl Samples for Fake {
         buffer.extend_from_slice(&self.shards[id.shard as usize][id.ordinal as usize]);
         Ok(())
     }
+    fn largest_image(&self) -> u64 {
+        let lengths = self.shards.iter().flatten().map(|image| image.len() as u64);
+        lengths.max().unwrap_or(0)
+    }
+    fn will_need(&self, _: SampleId) {}
     fn label(&self, id: SampleId) -> Result<Option<u32>> {
         if self.unlabelled == Some(id) {
             return Err(Error::Label {
@@ -99,6 +110,9 @@ fn settings(fake: &Fake) -> Settings {
         prefetch: 2,
         max_bad_fraction: 0.5,
         max_pixels: 1 << 20,
+        repeats: 1,
+        decoder: DecoderKind::Zune,
+        quality: DecodeQuality::Exact,
         slices: Slices {
             samples: fake.shards.iter().map(|shard| shard.len() as u64).sum(),
             batch: 4,
@@ -122,11 +136,7 @@ fn loader_with(fake: Fake, settings: Settings, decoders: Arc<DecoderFactory>) ->
 fn loader(fake: Fake, change: impl FnOnce(&mut Settings)) -> Loader {
     let mut settings = settings(&fake);
     change(&mut settings);
-    loader_with(
-        fake,
-        settings,
-        Arc::new(|| Box::new(AnyDecoder::new(3, 1 << 20))),
-    )
+    loader_with(fake, settings, Arc::new(|| Box::new(zune())))
 }
 
 /// All that a batch holds.
@@ -487,7 +497,7 @@ fn unruly(fake: Fake, panic_at_length: Option<usize>, delay: Duration) -> Loader
     (settings.threads, settings.epochs) = (4, 1000);
     let decoders = move || {
         Box::new(Unruly {
-            inner: AnyDecoder::new(3, 1 << 20),
+            inner: zune(),
             panic_at_length,
             delay,
         }) as Box<dyn Decoder>

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam::channel::{Receiver, Sender};
 
 use super::Samples;
+use super::image::{Failure, ImageMaker};
 use super::stats::{Counters, add, timed};
-use crate::augment::Augmenter;
-use crate::batch::{BadReason, Finished, Slot, SlotParts};
+use crate::batch::{Finished, Slot};
 use crate::config::Settings;
-use crate::decode::{BadImage, Decoder};
+use crate::decode::Decoder;
 use crate::error::{Error, Result};
 use crate::mask::MaskSampler;
 use crate::rng::{Draws, Key, Purpose};
@@ -31,35 +31,9 @@ pub(super) struct Worker {
     samples: Arc<dyn Samples>,
     settings: Arc<Settings>,
     counters: Arc<Counters>,
-    decoder: Box<dyn Decoder>,
-    augmenter: Augmenter,
+    images: ImageMaker,
     masks: Option<MaskSampler>,
-    /// The encoded image.
-    bytes: Vec<u8>,
     stop: Arc<AtomicBool>,
-}
-
-/// Why a sample is not in its slot.
-enum Failure {
-    /// Another one may be.
-    Bad(BadReason),
-    /// The run cannot go on.
-    Fatal(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Label { reason, .. } => Failure::Bad(BadReason::Label(reason)),
-            other => Failure::Fatal(other),
-        }
-    }
-}
-
-impl From<BadImage> for Failure {
-    fn from(bad: BadImage) -> Self {
-        Failure::Bad(BadReason::Image(bad))
-    }
 }
 
 impl Worker {
@@ -70,31 +44,35 @@ impl Worker {
         decoder: Box<dyn Decoder>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let augmenter = Augmenter::new(settings.transform, settings.size, settings.max_pixels);
         let masks = settings
             .masks
             .map(|masks| MaskSampler::new(masks.patches, masks.keep));
+        let images = ImageMaker::new(
+            Arc::clone(&samples),
+            &settings,
+            Arc::clone(&counters),
+            decoder,
+        );
         Worker {
             samples,
             settings,
             counters,
-            decoder,
-            augmenter,
+            images,
             masks,
-            bytes: Vec::new(),
             stop,
         }
     }
 
     /// Takes jobs until there are no more or the consumer goes away. A panic ends the batch with an error, not the thread.
     pub(super) fn run(mut self, jobs: &Receiver<Job>, finished: &Sender<Finished>) {
-        for Job {
-            mut slot,
-            epoch,
-            place,
-            sample,
-        } in jobs
-        {
+        let counters = Arc::clone(&self.counters);
+        while let Ok(job) = timed(&counters.idle, || jobs.recv()) {
+            let Job {
+                mut slot,
+                epoch,
+                place,
+                sample,
+            } = job;
             if self.stop.load(Ordering::Relaxed) {
                 continue;
             }
@@ -112,13 +90,15 @@ impl Worker {
                     ),
                 }),
             };
-            if let Some(error) = failed {
-                slot.fail(error);
-            }
-            if let Some(batch) = slot.finish() {
-                // Nobody listens any more: the consumer is on its way out.
-                let _ = finished.send(batch);
-            }
+            timed(&counters.hand_over, || {
+                if let Some(error) = failed {
+                    slot.fail(error);
+                }
+                if let Some(batch) = slot.finish() {
+                    // Nobody listens any more: the consumer is on its way out.
+                    let _ = finished.send(batch);
+                }
+            });
         }
     }
 
@@ -133,15 +113,17 @@ impl Worker {
         let count = u64::from(self.samples.shard_len(sample.shard));
         let mut first_reason = None;
         let mut found = None;
-        let mut parts = slot.parts();
+        let parts = slot.parts();
         for step in 0..count {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
             let ordinal = ((u64::from(sample.ordinal) + step) % count) as u32;
             let candidate = SampleId { ordinal, ..sample };
-            match self.try_sample(candidate, key, &mut parts) {
-                Ok(()) => {
+            // Each candidate for a slot is cropped with the same draws.
+            match self.images.make(candidate, key, parts.pixels) {
+                Ok(label) => {
+                    parts.labels.fill(label);
                     found = Some(candidate);
                     break;
                 }
@@ -159,14 +141,16 @@ impl Worker {
                 reason,
             });
         };
-        *parts.sample = found;
+        parts.samples.fill(found);
         if let Some(masks) = &mut self.masks {
             timed(&self.counters.mask, || {
-                masks.sample(
-                    &mut Draws::new(Purpose::Mask, key),
-                    parts.ids_keep,
-                    parts.ids_restore,
-                );
+                let (keep, patches) = masks.shape();
+                let rows = parts.ids_keep.chunks_exact_mut(keep);
+                let rows = rows.zip(parts.ids_restore.chunks_exact_mut(patches));
+                for (repeat, (ids_keep, ids_restore)) in (0..).zip(rows) {
+                    let mut draws = Draws::new(Purpose::Mask, Key { repeat, ..key });
+                    masks.sample(&mut draws, ids_keep, ids_restore);
+                }
             });
         }
         if let Some(reason) = first_reason {
@@ -174,45 +158,6 @@ impl Worker {
             slot.note_bad(sample, found, reason);
         }
         add(&self.counters.samples, 1);
-        Ok(())
-    }
-
-    /// Fills image and label of a slot with `sample`. Each candidate for a slot is cropped with the same draws.
-    fn try_sample(
-        &mut self,
-        sample: SampleId,
-        key: Key,
-        parts: &mut SlotParts<'_>,
-    ) -> std::result::Result<(), Failure> {
-        let Worker {
-            samples,
-            counters,
-            decoder,
-            augmenter,
-            bytes,
-            ..
-        } = self;
-        timed(&counters.read, || -> Result<()> {
-            samples.read_image(sample, bytes)?;
-            *parts.label = samples.label(sample)?.unwrap_or(0);
-            Ok(())
-        })?;
-        add(&counters.bytes, bytes.len() as u64);
-        let mut draws = Draws::new(Purpose::Crop, key);
-        let mut plan = None;
-        let region = timed(&counters.decode, || {
-            decoder.decode(bytes, &mut |size| {
-                let made = augmenter.plan(size, &mut draws)?;
-                plan = Some(made);
-                Ok(made.wanted())
-            })
-        })?;
-        let plan = plan.ok_or_else(|| BadImage::Corrupt {
-            reason: "an image without a size".to_owned(),
-        })?;
-        timed(&counters.resize, || {
-            augmenter.apply(&region, &plan, parts.pixels)
-        })?;
         Ok(())
     }
 }

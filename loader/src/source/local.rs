@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -59,6 +60,14 @@ impl Source {
     /// The file that is read.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Asks the system to fetch these bytes ahead of their being read (`posix_fadvise`). Nothing fails: it is a hint, and a file that
+    /// is opened for each read is not opened for it.
+    pub fn will_need(&self, offset: u64, length: u64) {
+        if let (Some(file), length @ Some(_)) = (&self.file, NonZeroU64::new(length)) {
+            let _ = rustix::fs::fadvise(file, offset, length, rustix::fs::Advice::WillNeed);
+        }
     }
 
     /// Fills `buffer` from `offset` on.

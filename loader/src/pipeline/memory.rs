@@ -1,0 +1,58 @@
+//! How much memory a loader takes at most: a sum that its settings give.
+
+use crate::config::Settings;
+
+/// A thread's stack, as far as it is used, and what the allocator keeps for it.
+const THREAD_BYTES: u64 = 2 << 20;
+
+/// Rows of an image at most, by JPEG's header.
+const MAX_ROWS: u64 = 65_535;
+
+/// An upper bound on a loader's memory, in bytes, while batches are made: see [`Loader::memory_bound`](super::Loader::memory_bound).
+///
+/// ```text
+/// batches  = (prefetch + 1) × (rows × (H × W × C + 4 × (K + L + 1) + 8))
+/// threads  = threads × (2 MiB + largest encoded image + P × (2 × C + 6) + W × C × min(P, 65,535))
+/// order    = 4 × samples of the largest window + 16 × shards
+/// ```
+///
+/// with rows of `H × W` pixels and `C` channels, masks of `K` visible among `L` patches, and images of at most `P`
+/// ([`max_pixels`](crate::LoaderBuilder::max_pixels)) pixels. A progressive JPEG keeps the 16-bit coefficients of three components
+/// while it is decoded: `6 × P`. Not in it: the index of the data set, and batches that the caller holds beyond one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryBound {
+    /// Batches in preparation, and the one in use.
+    pub batches: u64,
+    /// What the worker threads need for the largest image that is allowed.
+    pub threads: u64,
+    /// The shuffled order.
+    pub order: u64,
+}
+
+impl MemoryBound {
+    /// `largest` is the longest encoded image; `window` the most samples that are shuffled at a time.
+    pub(super) fn new(settings: &Settings, largest: u64, window: u64, shards: u64) -> Self {
+        let shape = settings.batch_shape();
+        let rows = (shape.slots * shape.repeats) as u64;
+        let row = (shape.image + 4 * (shape.keep + shape.patches + 1) + 8) as u64;
+        let channels = settings.channels as u64;
+        let pixels = settings.max_pixels;
+        let between = u64::from(settings.size.width) * channels * pixels.min(MAX_ROWS);
+        let image = largest
+            .saturating_add(pixels.saturating_mul(2 * channels + 6))
+            .saturating_add(between);
+        MemoryBound {
+            batches: (settings.prefetch as u64 + 1) * rows * row,
+            threads: (settings.threads as u64).saturating_mul(THREAD_BYTES.saturating_add(image)),
+            order: 4 * window + 16 * shards,
+        }
+    }
+
+    /// The whole sum.
+    pub fn total(&self) -> u64 {
+        self.batches
+            .saturating_add(self.threads)
+            .saturating_add(self.order)
+    }
+}
