@@ -17,7 +17,6 @@ A peer that cannot be installed or fails keeps its row, with the reason. The exi
 """
 
 import argparse
-import importlib.metadata
 import io
 import json
 import os
@@ -32,7 +31,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator
 
 SIZE, BATCH = 224, 64
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
@@ -58,22 +57,6 @@ def read_jpegs(shards: list[str]) -> list[bytes]:
                 if member.isfile() and member.name.lower().endswith((".jpg", ".jpeg")):
                     images.append(tar.extractfile(member).read())
     return images
-
-
-def jpeg_header(data: bytes) -> tuple[int, int, int]:
-    """Width, height and number of components of a JPEG, from its frame header."""
-    if data[:2] != b"\xff\xd8":
-        raise ValueError("not a JPEG")
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7]), data[at + 9]
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    raise ValueError("a JPEG without a frame header")
 
 
 def shuffled(count: int) -> Iterator[list[int]]:
@@ -158,8 +141,9 @@ def webdataset(job: Job) -> Iterator:
 
     transform = reference_transform()
     dataset = WebDataset(job.shards, resampled=True, shardshuffle=False).shuffle(500).to_tuple("jpg;jpeg")
-    dataset = dataset.map(lambda sample: transform(sample[0])).batched(BATCH)
-    return iter(DataLoader(dataset, batch_size=None, num_workers=job.cores, multiprocessing_context="fork"))
+    dataset = dataset.map_tuple(transform).batched(BATCH)
+    for (images,) in DataLoader(dataset, batch_size=None, num_workers=job.cores, multiprocessing_context="fork"):
+        yield images
 
 
 def dali(job: Job) -> Iterator:
@@ -195,18 +179,23 @@ def write_beton(job: Job) -> None:
     from ffcv.fields import RGBImageField
     from ffcv.fields.rgb_image import IMAGE_MODES
     from ffcv.writer import DatasetWriter
+    from PIL import Image
 
     class StoredJpeg(RGBImageField):
-        """RGBImageField takes pixels and encodes them anew; this takes JPEG bytes and stores what that would have stored."""
+        """RGBImageField takes pixels and encodes them anew; this takes JPEG bytes and stores them as that stores its own."""
 
         def encode(self, destination, data, malloc):
             destination["mode"] = IMAGE_MODES["jpg"]
-            destination["width"], destination["height"], _ = jpeg_header(data)
+            destination["width"], destination["height"] = Image.open(io.BytesIO(data)).size
             destination["data_ptr"], storage = malloc(len(data))
             storage[:] = np.frombuffer(data, dtype=np.uint8)
 
     images = [(data,) for data in read_jpegs(job.shards)]
-    DatasetWriter(job.beton, {"image": StoredJpeg()}, num_workers=1).from_indexed_dataset(images)
+    modes = {Image.open(io.BytesIO(data)).mode for (data,) in images}
+    if not modes <= {"RGB", "L"}:
+        raise ValueError(f"FFCV would take images of {modes} for RGB")
+    DatasetWriter(job.beton + ".new", {"image": StoredJpeg()}, num_workers=1).from_indexed_dataset(images)
+    os.rename(job.beton + ".new", job.beton)
 
 
 def ffcv(job: Job) -> Iterator:
@@ -221,6 +210,8 @@ def ffcv(job: Job) -> Iterator:
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
 
+    if not os.path.exists(job.beton):
+        write_beton(job)
     decoder = RandomResizedCropRGBImageDecoder((SIZE, SIZE), scale=SCALE, ratio=RATIO)
     loader = Loader(
         job.beton,
@@ -257,19 +248,15 @@ def timed(batches: Iterator, seconds: float) -> dict:
 
 
 def worker(name: str, job: Job) -> None:
-    """The child process: prepares (`NAME:prepare`) or measures, and prints JSON."""
-    name, _, step = name.partition(":")
-    peer = PEERS[name]
-    if "torch" in peer.venv:
+    """The child process: measures one peer and prints the figures as JSON."""
+    if "torch" in PEERS[name].venv:
         import torch
 
         torch.set_num_threads(1)
-    if step:
-        peer.prepare(job)
-        report = {"versions": {r.split("==")[0]: importlib.metadata.version(r.split("==")[0]) for r in peer.packages}}
-    else:
-        report = timed(peer.batches(job), job.seconds)
-    print(json.dumps(report), flush=True)
+    batches = PEERS[name].batches(job)
+    print(json.dumps(timed(batches, job.seconds)), flush=True)
+    batches.close()  # ends a DataLoader's workers
+    os._exit(0)  # On one core an orderly end hangs for ever where numba, which FFCV imports, finds TBB: in unload_tbb.
 
 
 # --- Installing and running them ---------------------------------------------------------------------------------------
@@ -297,7 +284,6 @@ class Peer:
     packages: list[str]
     batches: Callable[[Job], Iterator]
     system: Callable[[], None] = lambda: None
-    prepare: Callable[[Job], None] = lambda job: None
 
 
 PEERS = {
@@ -305,7 +291,7 @@ PEERS = {
     "torchvision": Peer("torchvision `decode_jpeg` + v2, uint8", "torch", TORCH, torchvision),
     "dali": Peer("DALI on the CPU, uint8", "dali", ["nvidia-dali-cuda120==2.4.0", "numpy==2.4.6"], dali),
     "webdataset": Peer("webdataset + the reference's transforms, DataLoader", "torch", [*TORCH, "webdataset==1.0.2"], webdataset),
-    "ffcv": Peer("FFCV, the same JPEG bytes, area resize, fast DCT", "torch", [*TORCH, *FFCV], ffcv, system_packages, write_beton),
+    "ffcv": Peer("FFCV, the same JPEG bytes, area resize, fast DCT", "torch", [*TORCH, *FFCV], ffcv, system_packages),
 }
 OURS = {
     "turbo": ["--decoder", "turbo", "--decode-quality", "exact"],
@@ -322,7 +308,8 @@ def command(arguments: list, **options) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(str(error).replace("\n", " ")[:200]) from error
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        said = [line for line in lines if "error" in line.lower()] or lines
         raise Failed(f"exit code {done.returncode}: {said[-1].strip()[:200]}")
     return done.stdout
 
@@ -383,58 +370,35 @@ class Row:
     ours: bool
     cores: int
     rounds: list[dict] = field(default_factory=list)
-    error: Optional[str] = None
+    error: str | None = None
 
     @property
     def speeds(self) -> list[float]:
         return [r["images_per_second"] for r in self.rounds]
 
     @property
-    def median(self) -> Optional[float]:
+    def median(self) -> float | None:
         return statistics.median(self.speeds) if self.rounds and not self.error else None
 
 
 def check_images(binary: str, shards: list[str]) -> dict:
-    """Reads the shards into the page cache; every image must be one that all loaders, ours included, decode."""
-    images = read_jpegs(shards)
-    if not images:
-        sys.exit(f"{shards[0]}: no JPEG members")
-    headers = []
-    for number, data in enumerate(images):
-        try:
-            headers.append(jpeg_header(data))
-            if headers[-1][2] not in (1, 3):
-                raise ValueError(f"{headers[-1][2]} components, which not every loader decodes")
-        except ValueError as error:
-            sys.exit(f"JPEG number {number} of {shards[0]} and the following shards: {error}; leave it out")
-    try:
-        seen = json.loads(command([binary, "inspect", "--json", "--images", len(images), *shards]))
-    except (Failed, ValueError) as error:
-        sys.exit(f"mae inspect: {error}")
-    if seen["samples"] != len(images) or seen["images"]["bad"]:
-        sys.exit(f"mae sees {seen['samples']} samples, bad: {seen['images']['bad']}; the peers see {len(images)} images")
-    pixels = sum(width * height for width, height, _ in headers) / len(images)
-    size = sum(map(len, images)) / len(images)
-    gray = sum(components == 1 for _, _, components in headers)
-    return {"shards": shards, "images": len(images), "gray": gray, "mean_pixels": pixels, "mean_bytes": size}
+    """Reads the shards into the page cache. The peers read every JPEG member, so ours must see and decode as many."""
+    images = len(read_jpegs(shards))
+    seen = json.loads(command([binary, "inspect", "--json", "--images", images, *shards]))
+    bad, formats = seen["images"]["bad"], seen["images"]["formats"]
+    if not images or seen["samples"] != images or bad or formats != {"jpeg": images}:
+        raise Failed(f"{images} JPEGs in {shards[0]} and so on, but mae sees {seen['samples']} samples, {formats}, bad: {bad}")
+    return {"shards": shards, "images": images, **{k: seen["images"][k]["mean"] for k in ("width", "height", "bytes")}}
 
 
 def measure(arguments, pythons: dict, name: str, images: dict, scratch: Path) -> list[Row]:
     """All loaders on one set of images, round after round."""
     job = Job(images["shards"], 1, arguments.seconds, images["images"], str(scratch / f"{name}.beton"))
-    broken = {peer: str(python) for peer, python in pythons.items() if isinstance(python, Failed)}
-    versions: dict[str, str] = {}
-    for peer in pythons.keys() - broken.keys():
-        try:
-            versions |= run_peer(pythons[peer], f"{peer}:prepare", job)["versions"]
-        except Failed as error:
-            broken[peer] = str(error)
-    images["versions"] = dict(sorted(versions.items()))
-
     rows = []
     for cores in arguments.cores:
-        rows += [Row(n, PEERS[n].label, False, cores, error=broken.get(n)) for n in pythons]
-        rows += [Row(n, f"**mae, {n}**", True, cores) for n in OURS]
+        for peer, python in pythons.items():
+            rows.append(Row(peer, PEERS[peer].label, False, cores, error=str(python) if isinstance(python, Failed) else None))
+        rows += [Row(name, f"**mae, {name}**", True, cores) for name in OURS]
     for number in range(arguments.rounds):
         for row in rows:
             if row.error:
@@ -526,7 +490,7 @@ def installed(names: list[str], venvs: Path) -> dict:
 def main() -> int:
     arguments = parse()
     report: dict = {"machine": machine(), "mae": command([arguments.mae, "--version"]).strip(), "sets": []}
-    report |= {"seconds": arguments.seconds, "rounds": arguments.rounds}
+    report |= {"seconds": arguments.seconds, "rounds": arguments.rounds, "packages": {n: PEERS[n].packages for n in arguments.peers}}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         sets = {"originals": [str(Path(path).resolve()) for path in arguments.data]}
@@ -541,9 +505,9 @@ def main() -> int:
             measured = measure(arguments, pythons, name, images, Path(scratch))
             report["sets"].append({"name": name, **images, "loaders": [vars(row) | {"median": row.median} for row in measured]})
             rows += measured
-            kind = f"{images['images']} images ({images['gray']} gray), {images['mean_pixels'] / 1e3:.0f} kpixel"
+            mean = f"mean {images['width']:.0f}×{images['height']:.0f}, {images['bytes'] / 1e3:.0f} kB"
             for cores in arguments.cores:
-                print(f"\n### {name}: {kind}, {images['mean_bytes'] / 1e3:.0f} kB; {cores} core{'s' * (cores > 1)}\n")
+                print(f"\n### {name}: {images['images']} images, {mean}; {cores} core{'s' * (cores > 1)}\n")
                 print(table(measured, cores), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")

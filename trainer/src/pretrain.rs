@@ -96,7 +96,8 @@ impl Data {
         let mae = config.mae();
         let (height, width) = mae.vit.image_size;
         // The last batches of an epoch that fill no update are left out, as the reference code's are.
-        let batches = train.len() / config.batch_size as u64;
+        let images = (config.batch_size / config.repeats) as u64;
+        let batches = train.len() / images;
         let steps_per_epoch = batches / config.accum_iter as u64;
         if steps_per_epoch == 0 {
             return Err(Error::EpochTooShort {
@@ -116,6 +117,9 @@ impl Data {
                 flip: config.flip,
             })
             .masks(mae.patches(), config.keep())
+            .repeats(config.repeats)
+            .decoder(config.decoder)
+            .decode_quality(config.decode_quality)
             .seed(config.seed)
             .threads(config.thread_budget())
             .epochs(config.epochs)

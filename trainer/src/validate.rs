@@ -49,6 +49,8 @@ fn loader(dataset: Arc<Dataset>, config: &PretrainConfig) -> mae_loader::LoaderB
         .image_size(height as u32, width as u32)
         .channels(config.channels)
         .masks(mae.patches(), config.keep())
+        .decoder(config.decoder)
+        .decode_quality(config.decode_quality)
         .seed(config.seed)
         .threads(config.thread_budget())
         .prefetch(config.prefetch)

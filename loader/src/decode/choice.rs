@@ -1,5 +1,8 @@
 //! Which JPEG decoder is used: asked for as [`DecoderKind`], resolved once to what this build has.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Decoder, ZuneDecoder};
@@ -26,6 +29,50 @@ pub enum DecodeQuality {
     Exact,
     /// Approximate inverse transform, and chroma repeated rather than interpolated. Only `turbo` has it.
     Fast,
+}
+
+impl FromStr for DecoderKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(DecoderKind::Auto),
+            "zune" => Ok(DecoderKind::Zune),
+            "turbo" => Ok(DecoderKind::Turbo),
+            other => Err(format!("`{other}` is none of auto, zune and turbo")),
+        }
+    }
+}
+
+impl fmt::Display for DecoderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DecoderKind::Auto => "auto",
+            DecoderKind::Zune => "zune",
+            DecoderKind::Turbo => "turbo",
+        })
+    }
+}
+
+impl FromStr for DecodeQuality {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "exact" => Ok(DecodeQuality::Exact),
+            "fast" => Ok(DecodeQuality::Fast),
+            other => Err(format!("`{other}` is neither exact nor fast")),
+        }
+    }
+}
+
+impl fmt::Display for DecodeQuality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DecodeQuality::Exact => "exact",
+            DecodeQuality::Fast => "fast",
+        })
+    }
 }
 
 impl DecoderKind {
@@ -69,5 +116,33 @@ impl DecoderKind {
                 Box::new(ZuneDecoder::new(channels, max_pixels))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_resolved_to_what_is_there() {
+        let auto = DecoderKind::Auto.resolve(DecodeQuality::Exact).unwrap();
+        assert_eq!(auto == DecoderKind::Turbo, DecoderKind::HAS_TURBO);
+        let turbo = DecoderKind::Turbo.resolve(DecodeQuality::Fast);
+        assert_eq!(turbo.is_ok(), DecoderKind::HAS_TURBO);
+        let reason = DecoderKind::Zune.resolve(DecodeQuality::Fast).unwrap_err();
+        assert!(reason.contains("turbo"), "{reason}");
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for kind in [DecoderKind::Auto, DecoderKind::Zune, DecoderKind::Turbo] {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        for quality in [DecodeQuality::Exact, DecodeQuality::Fast] {
+            assert_eq!(quality.to_string().parse(), Ok(quality));
+        }
+        assert!(
+            "mozjpeg".parse::<DecoderKind>().is_err() && "best".parse::<DecodeQuality>().is_err()
+        );
     }
 }

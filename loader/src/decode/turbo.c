@@ -144,12 +144,15 @@ int mae_jpeg_decode(struct mae_jpeg *self, int channels, int fast, const struct 
     JSAMPROW row = out + (info->output_scanline - region->y) * stride;
     jpeg_read_scanlines(info, &row, 1);
   }
-  /* Skipping to the very end would not read what is skipped, so the last row is read. */
+  /* Skipping to the very end would not read what is skipped, so the last rows are read. Merged upsampling, which fast decoding
+   * uses, makes two rows at a time and loses count where an odd number of them is skipped. */
   if (bottom < info->output_height) {
-    JDIMENSION left = info->output_height - bottom;
-    if (left > 1) jpeg_skip_scanlines(info, left - 1);
-    JSAMPROW row = out + region->height * stride;
-    jpeg_read_scanlines(info, &row, 1);
+    JDIMENSION skip = (info->output_height - bottom - 1) & ~(JDIMENSION)1;
+    if (skip > 0) jpeg_skip_scanlines(info, skip);
+    while (info->output_scanline < info->output_height) {
+      JSAMPROW row = out + region->height * stride;
+      jpeg_read_scanlines(info, &row, 1);
+    }
   }
   jpeg_finish_decompress(info);
   return self->errors.num_warnings == 0 ? 0 : -1;

@@ -113,6 +113,9 @@ impl JpegSize {
         let (y, bottom) = (part.y / scale, (part.y + part.height).div_ceil(scale));
         let align = (self.mcu_width / scale).max(1);
         let x = x.saturating_sub(1) / align * align;
+        // Rows in pairs: merged upsampling, which fast decoding uses, makes two at a time and cannot skip one of them.
+        let y = y / 2 * 2;
+        let bottom = bottom.next_multiple_of(2).min(self.height.div_ceil(scale));
         JpegRegion {
             scale,
             x,

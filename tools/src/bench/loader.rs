@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use mae_loader::{
     Cursor, Dataset, DatasetOptions, DecodeQuality, DecoderKind, Loader, Stats, Transform,
 };
@@ -35,12 +35,12 @@ pub(crate) struct LoaderArgs {
     threads: Vec<usize>,
 
     /// What decodes JPEG; auto takes turbo where it is built in
-    #[arg(long, value_enum, default_value = "auto")]
-    decoder: DecoderArg,
+    #[arg(long, default_value = "auto", value_name = "auto|zune|turbo")]
+    decoder: DecoderKind,
 
     /// Exact, as Pillow decodes, or faster (turbo only)
-    #[arg(long, value_enum, default_value = "exact")]
-    decode_quality: QualityArg,
+    #[arg(long, default_value = "exact", value_name = "exact|fast")]
+    decode_quality: DecodeQuality,
 
     /// Seconds measured for each number of threads, after the warm-up
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
@@ -80,19 +80,6 @@ pub(crate) struct LoaderArgs {
 
     #[command(flatten)]
     cache: CacheArgs,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DecoderArg {
-    Auto,
-    Zune,
-    Turbo,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum QualityArg {
-    Exact,
-    Fast,
 }
 
 /// All that was measured.
@@ -203,15 +190,8 @@ fn build(args: &LoaderArgs, dataset: &Arc<Dataset>, threads: usize) -> anyhow::R
         .repeats(args.repeats)
         .threads(threads)
         .epochs(u64::MAX)
-        .decoder(match args.decoder {
-            DecoderArg::Auto => DecoderKind::Auto,
-            DecoderArg::Zune => DecoderKind::Zune,
-            DecoderArg::Turbo => DecoderKind::Turbo,
-        })
-        .decode_quality(match args.decode_quality {
-            QualityArg::Exact => DecodeQuality::Exact,
-            QualityArg::Fast => DecodeQuality::Fast,
-        })
+        .decoder(args.decoder)
+        .decode_quality(args.decode_quality)
         .build();
     match loader {
         Err(error @ mae_loader::Error::Config { .. }) => {

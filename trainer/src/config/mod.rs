@@ -10,7 +10,7 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
-use mae_loader::DatasetOptions;
+use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind};
 use mae_model::MaeConfig;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,13 @@ pub struct PretrainConfig {
     pub crop_scale: [f64; 2],
     pub flip: bool,
     pub window: WindowSize,
+    #[serde(default = "once")]
+    pub repeats: usize,
+    /// Never `auto`.
+    #[serde(default = "zune")]
+    pub decoder: DecoderKind,
+    #[serde(default)]
+    pub decode_quality: DecodeQuality,
     pub max_bad_fraction: f64,
     pub prefetch: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +88,16 @@ pub struct PretrainConfig {
     pub log_every: u64,
     pub eval_every: u64,
     pub picture_every: u64,
+}
+
+/// What checkpoints that say nothing of it were made with.
+fn once() -> usize {
+    1
+}
+
+/// What checkpoints that say nothing of it were made with.
+fn zune() -> DecoderKind {
+    DecoderKind::Zune
 }
 
 impl PretrainConfig {
@@ -110,6 +127,11 @@ impl PretrainConfig {
             (None, blr) => blr.unwrap_or(1.5e-4) * (batch_size * accum_iter) as f64 / 256.0,
         };
         let crop_scale = raw.crop_scale.unwrap_or_else(|| vec![0.2, 1.0]);
+        let decode_quality = raw.decode_quality.unwrap_or_default();
+        let decoder = raw.decoder.unwrap_or_default();
+        let decoder = decoder
+            .resolve(decode_quality)
+            .map_err(|reason| Error::Config(format!("--decoder {decoder}: {reason}")))?;
         let config = PretrainConfig {
             data: raw.data.unwrap_or_default(),
             val_data: raw.val_data.unwrap_or_default(),
@@ -152,6 +174,9 @@ impl PretrainConfig {
             })?,
             flip: raw.flip.unwrap_or(true),
             window: raw.window.unwrap_or(WindowSize::All),
+            repeats: raw.repeats.unwrap_or(1),
+            decoder,
+            decode_quality,
             max_bad_fraction: raw.max_bad_fraction.unwrap_or(0.01),
             prefetch: raw.prefetch.unwrap_or(4),
             cache_dir: raw.cache_dir,
@@ -176,6 +201,7 @@ impl PretrainConfig {
             ("--accum-iter", self.accum_iter as u64),
             ("--epochs", self.epochs),
             ("--max-steps", self.max_steps.unwrap_or(1)),
+            ("--repeats", self.repeats as u64),
             ("--prefetch", self.prefetch as u64),
             ("--checkpoint-every", self.checkpoint_every.unwrap_or(1)),
             ("--keep-last", self.keep_last as u64),
@@ -184,6 +210,12 @@ impl PretrainConfig {
         ];
         if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return invalid(format!("{flag} must be at least 1"));
+        }
+        if !self.batch_size.is_multiple_of(self.repeats) {
+            return invalid(format!(
+                "--batch-size {} is not a multiple of --repeats {}: a batch holds all crops of an image",
+                self.batch_size, self.repeats
+            ));
         }
         let finite = [
             ("--lr", self.lr),

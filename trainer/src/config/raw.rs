@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mae_loader::{DecodeQuality, DecoderKind};
 use serde::{Deserialize, Serialize};
 
 use super::values::{DeviceKind, InputSize, Resume, WindowSize};
@@ -215,6 +216,21 @@ pub struct RawPretrain {
         arg(long, value_name = "all|N", help_heading = "Data")
     )]
     pub window: Option<WindowSize>,
+    /// Crops, each with its mask, of one decoded image; --batch-size counts them, and must be a multiple [default: 1]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "K", help_heading = "Data"))]
+    pub repeats: Option<usize>,
+    /// What decodes JPEG; auto takes turbo (libjpeg-turbo) where it is built in [default: auto]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "auto|zune|turbo", help_heading = "Data")
+    )]
+    pub decoder: Option<DecoderKind>,
+    /// Decode exactly as Pillow does, or faster (turbo only) [default: exact]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "exact|fast", help_heading = "Data")
+    )]
+    pub decode_quality: Option<DecodeQuality>,
     /// Share of undecodable samples above which the run ends [default: 0.01]
     #[cfg_attr(
         feature = "cli",

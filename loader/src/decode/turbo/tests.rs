@@ -37,13 +37,15 @@ fn samplings() -> impl Strategy<Value = SamplingFactor> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
     /// The region holds the very pixels that the whole image has there, chroma at its borders included.
     #[test]
     fn a_region_is_cut_from_the_whole_image(
         (width, height) in (17u16..150, 17u16..150),
         sampling in samplings(), progressive: bool, gray: bool, restart in 0u16..3,
         share in (0.0f64..1.0, 0.0f64..1.0, 0.05f64..1.0, 0.05f64..1.0),
-        shrink in 0u32..4,
+        shrink in 0u32..4, fast: bool,
     ) {
         let mut pixels = picture(width, height, 3);
         if gray {
@@ -56,6 +58,8 @@ proptest! {
                 encoder.set_restart_interval(restart);
             }
         });
+        let quality = if fast { DecodeQuality::Fast } else { DecodeQuality::Exact };
+        let decoder = || TurboDecoder::new(3, LIMIT, quality);
         let (image_width, image_height) = (u32::from(width), u32::from(height));
         let length = |share: f64, side: u32| ((share * f64::from(side)) as u32).clamp(1, side);
         let (part_width, part_height) = (length(share.2, image_width), length(share.3, image_height));
@@ -70,7 +74,7 @@ proptest! {
             height: (part.height >> shrink).max(1),
         };
         let (pixels, size, x, y, scale) =
-            ask(&mut exact(3), &bytes, Wanted { part, size: divide(part) }).unwrap();
+            ask(&mut decoder(), &bytes, Wanted { part, size: divide(part) }).unwrap();
         prop_assert!(scale <= 1 << shrink || part.width.min(part.height) < 1 << shrink);
         // The whole image at the same scale, which the size alone decides.
         let all = Rect { x: 0, y: 0, width: image_width, height: image_height };
@@ -79,7 +83,7 @@ proptest! {
             height: image_height / scale,
         };
         let (whole, whole_size, _, _, whole_scale) =
-            ask(&mut exact(3), &bytes, Wanted { part: all, size: at_scale }).unwrap();
+            ask(&mut decoder(), &bytes, Wanted { part: all, size: at_scale }).unwrap();
         prop_assert_eq!(scale, whole_scale);
         // Covers what is wanted.
         prop_assert!(x <= part.x && y <= part.y && x % scale == 0 && y % scale == 0);

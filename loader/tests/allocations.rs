@@ -1,0 +1,135 @@
+//! What a loader allocates once it has warmed up, C code included: this file's `malloc` stands in for the system's.
+#![cfg(all(feature = "turbo", target_os = "linux", target_env = "gnu"))]
+
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use mae_loader::{Cursor, Dataset, DatasetOptions, DecoderKind, Loader};
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+static BYTES: AtomicU64 = AtomicU64::new(0);
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+fn note(size: usize) {
+    COUNT.fetch_add(1, Ordering::Relaxed);
+    BYTES.fetch_add(size as u64, Ordering::Relaxed);
+    LARGEST.fetch_max(size, Ordering::Relaxed);
+}
+
+unsafe extern "C" {
+    fn __libc_malloc(size: usize) -> *mut c_void;
+    fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
+    fn __libc_realloc(old: *mut c_void, size: usize) -> *mut c_void;
+}
+
+// The linker takes these for all callers in this program, Rust's allocator and the C library's own code among them.
+// SAFETY: each only counts, and passes its arguments on to the function that it stands in for.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
+    note(size);
+    // SAFETY: as above.
+    unsafe { __libc_malloc(size) }
+}
+
+// SAFETY: as for `malloc`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+    note(count.saturating_mul(size));
+    // SAFETY: as above.
+    unsafe { __libc_calloc(count, size) }
+}
+
+// SAFETY: as for `malloc`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
+    note(size);
+    // SAFETY: as above.
+    unsafe { __libc_realloc(old, size) }
+}
+
+const WIDTH: u16 = 500;
+const HEIGHT: u16 = 375;
+const SAMPLES: u32 = 64;
+
+/// A shard of JPEGs as photographs are: chroma at half size, quality 90.
+fn dataset(folder: &std::path::Path) -> Arc<Dataset> {
+    let file = std::fs::File::create(folder.join("a.tar")).unwrap();
+    let mut tar = tar::Builder::new(file);
+    for number in 0..SAMPLES {
+        let pixel = |i: u32| {
+            let (x, y) = (i % u32::from(WIDTH), i / u32::from(WIDTH));
+            let noise = (i ^ number).wrapping_mul(0x9e37_79b9) >> 29;
+            [
+                ((x + number) / 2 + noise) as u8,
+                (y / 2 + noise) as u8,
+                ((x + y) / 4) as u8,
+            ]
+        };
+        let pixels: Vec<u8> = (0..u32::from(WIDTH) * u32::from(HEIGHT))
+            .flat_map(pixel)
+            .collect();
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::new(&mut bytes, 90);
+        encoder.set_sampling_factor(SamplingFactor::F_2_2);
+        encoder
+            .encode(&pixels, WIDTH, HEIGHT, ColorType::Rgb)
+            .unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("{number:04}.jpg"), &bytes[..])
+            .unwrap();
+    }
+    tar.finish().unwrap();
+    let spec = folder.join("a.tar");
+    Arc::new(Dataset::open(&[spec.to_str().unwrap()], &DatasetOptions::default()).unwrap())
+}
+
+/// Allocations, bytes, and the largest one, over four epochs after four of warm-up; a sample each.
+fn steady(dataset: &Arc<Dataset>, decoder: DecoderKind) -> (f64, f64, usize) {
+    let loader = Loader::builder(Arc::clone(dataset))
+        .batch_size(16)
+        .masks(196, 49)
+        .threads(2)
+        .epochs(8)
+        .decoder(decoder)
+        .build()
+        .unwrap();
+    let mut begun = (0, 0);
+    let mut samples = 0;
+    for batch in loader.batches(Cursor::default()) {
+        let batch = batch.unwrap();
+        if batch.cursor().epoch < 4 {
+            begun = (COUNT.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
+            LARGEST.store(0, Ordering::Relaxed);
+        } else {
+            samples += batch.len();
+        }
+    }
+    let samples = samples as f64;
+    (
+        (COUNT.load(Ordering::Relaxed) - begun.0) as f64 / samples,
+        (BYTES.load(Ordering::Relaxed) - begun.1) as f64 / samples,
+        LARGEST.load(Ordering::Relaxed),
+    )
+}
+
+#[test]
+fn no_pixel_sized_allocation_in_steady_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    // The smallest crop there is has a fifth of the area.
+    let pixels = usize::from(WIDTH) * usize::from(HEIGHT);
+    for (name, decoder) in [("turbo", DecoderKind::Turbo), ("zune", DecoderKind::Zune)] {
+        let (count, bytes, largest) = steady(&dataset, decoder);
+        println!(
+            "{name}: {count:.1} allocations a sample, {bytes:.0} bytes, the largest {largest}"
+        );
+        assert!(count > 0.0, "nothing is counted");
+        if decoder == DecoderKind::Turbo {
+            assert!(largest < pixels / 5, "{largest} bytes at once");
+        }
+    }
+}
