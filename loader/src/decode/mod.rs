@@ -11,6 +11,8 @@ mod jpeg;
 mod png;
 #[cfg(feature = "turbo")]
 mod turbo;
+#[cfg(test)]
+mod vector;
 mod zune;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -80,9 +80,6 @@ fn corrupt(error: zune_jpeg::errors::DecodeErrors) -> BadImage {
 }
 
 #[cfg(test)]
-mod vector;
-
-#[cfg(test)]
 mod tests {
     use super::super::ImageSize;
     use super::super::testing::{jpeg, picture, whole};
