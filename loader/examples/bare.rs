@@ -7,7 +7,9 @@ use mae_loader::{Dataset, DatasetOptions, Loader};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let spec = arguments.next().ok_or("which shards? bare SPEC [zune|turbo] [SECONDS]")?;
+    let spec = arguments
+        .next()
+        .ok_or("which shards? bare SPEC [zune|turbo] [SECONDS]")?;
     let decoder = arguments.next().unwrap_or_else(|| "auto".to_owned());
     let seconds: u64 = arguments.next().unwrap_or_else(|| "5".to_owned()).parse()?;
     let dataset = Arc::new(Dataset::open(&[spec], &DatasetOptions::default())?);

@@ -12,7 +12,7 @@ use crate::label::LabelSource;
 use crate::open::{self, Indexes, OpenShard};
 use crate::parallel;
 use crate::sample::{Member, SampleId};
-use crate::shard::ShardTable;
+use crate::shard::{Prepared, ShardTable};
 use crate::source::Encoding;
 use crate::spec;
 
@@ -62,6 +62,8 @@ pub struct ShardInfo {
     pub encoding: Encoding,
     /// Whether its members come from `index.json` rather than from its own headers.
     pub indexed: bool,
+    /// How the images were made smaller when the shard was written, where the index says so.
+    pub prepared: Option<Prepared>,
     /// What is odd about it but did not stop it from being read.
     pub notes: Vec<String>,
 }
@@ -308,6 +310,7 @@ impl Shard {
             bytes: open.stored_bytes,
             encoding: open.encoding,
             indexed: open.indexed,
+            prepared: open.prepared,
             notes: open.notes.clone(),
         }
     }

@@ -12,6 +12,8 @@ mod classes;
 mod config;
 pub mod dataset;
 pub mod decode;
+#[cfg(test)]
+mod distributions;
 pub mod error;
 #[cfg(test)]
 mod golden;

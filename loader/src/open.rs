@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::parallel;
-use crate::shard::{INDEX_FILE, Index, IndexEntry, ShardTable, scan};
+use crate::shard::{INDEX_FILE, Index, IndexEntry, Prepared, ShardTable, scan};
 use crate::source::{Encoding, ShardCache, Source};
 use crate::spec::{Place, ShardRef, ShardSet, missing_shard};
 
@@ -31,6 +31,8 @@ pub struct OpenShard {
     pub table: ShardTable,
     /// Whether they come from an index.
     pub indexed: bool,
+    /// How the images were made smaller when the shard was written, where an index that fits says so.
+    pub prepared: Option<Prepared>,
     /// What is odd about it but did not stop it from being read.
     pub notes: Vec<String>,
 }
@@ -145,6 +147,7 @@ impl Opener {
             None => None,
         };
         let indexed = table.is_some();
+        let prepared = entry.filter(|_| indexed).and_then(|entry| entry.prepared);
         let table = match table {
             Some(table) => table,
             None => {
@@ -165,6 +168,7 @@ impl Opener {
             source,
             table,
             indexed,
+            prepared,
             notes,
         })
     }

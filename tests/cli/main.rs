@@ -2,6 +2,7 @@
 
 mod demo;
 mod inspect;
+mod prepare;
 mod pretrain;
 mod run;
 mod shard;

@@ -118,13 +118,22 @@ impl Ran {
 
 /// A JPEG, `side` pixels wide and high.
 pub(crate) fn jpeg(side: u32, tone: u8) -> Vec<u8> {
-    let side = side as u16;
-    let pixels: Vec<u8> = (0..usize::from(side) * usize::from(side) * 3)
+    jpeg_of(side, side, tone)
+}
+
+/// A JPEG of any shape.
+pub(crate) fn jpeg_of(width: u32, height: u32, tone: u8) -> Vec<u8> {
+    let pixels: Vec<u8> = (0..width * height * 3)
         .map(|i| (i as u8).wrapping_add(tone))
         .collect();
     let mut bytes = Vec::new();
     jpeg_encoder::Encoder::new(&mut bytes, 90)
-        .encode(&pixels, side, side, jpeg_encoder::ColorType::Rgb)
+        .encode(
+            &pixels,
+            width as u16,
+            height as u16,
+            jpeg_encoder::ColorType::Rgb,
+        )
         .expect("a JPEG");
     bytes
 }

@@ -59,11 +59,10 @@ fn rounded(length: f64, limit: u32) -> u32 {
 }
 
 /// torchvision's `Resize(short)`: the short side becomes `short` pixels, the long one is scaled alike and rounded down.
-pub(super) fn short_side(
-    image: ImageSize,
-    short: u32,
-    max_pixels: u64,
-) -> Result<ImageSize, BadImage> {
+///
+/// # Errors
+/// [`BadImage::Unsupported`] where the result would have more than `max_pixels` pixels.
+pub fn short_side(image: ImageSize, short: u32, max_pixels: u64) -> Result<ImageSize, BadImage> {
     let scaled = |long: u32, side: u32| u64::from(short) * u64::from(long) / u64::from(side.max(1));
     let (width, height) = if image.width <= image.height {
         (u64::from(short), scaled(image.height, image.width))

@@ -8,6 +8,7 @@ mod resize;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::crop::short_side;
 pub use self::resize::Resizer;
 use crate::decode::{BadImage, ImageSize, Rect, Region, Wanted};
 use crate::rng::Draws;

@@ -169,6 +169,9 @@ fn failed(error: impl std::fmt::Display) -> BadImage {
 }
 
 #[cfg(test)]
+mod vector;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::decode::testing::picture;

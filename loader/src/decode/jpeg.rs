@@ -9,6 +9,8 @@ use super::{BadImage, ImageSize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct JpegHeader {
     pub(super) size: ImageSize,
+    /// 1 for gray, 3 for colour.
+    pub(super) components: u8,
 }
 
 /// Reads the markers of a whole JPEG.
@@ -59,7 +61,10 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<JpegHeader, BadImage> {
         // Decoded wrongly by zune-jpeg 0.5 (zune-image issue 359).
         return Err(unsupported("progressive JPEG with restart markers"));
     }
-    Ok(JpegHeader { size: frame.size })
+    Ok(JpegHeader {
+        size: frame.size,
+        components: frame.components,
+    })
 }
 
 /// The next marker's code; `position` is moved to just after it.
@@ -83,6 +88,7 @@ fn next_marker(bytes: &[u8], position: &mut usize) -> Result<u8, BadImage> {
 
 struct Frame {
     size: ImageSize,
+    components: u8,
     progressive: bool,
 }
 
@@ -127,6 +133,7 @@ fn read_frame(marker: u8, segment: &[u8]) -> Result<Frame, BadImage> {
     }
     Ok(Frame {
         size,
+        components,
         progressive: marker == 0xc2,
     })
 }

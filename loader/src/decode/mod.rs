@@ -11,6 +11,8 @@ mod jpeg;
 mod png;
 #[cfg(feature = "turbo")]
 mod turbo;
+#[cfg(test)]
+mod vector;
 mod zune;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -157,6 +159,17 @@ impl Decoder for AnyDecoder {
     }
 }
 
+/// Channels (1 or 3) that a JPEG holds: as many as it takes to decode it without loss of colour.
+///
+/// # Errors
+/// [`BadImage`] where its markers say that it cannot be decoded, or it is no JPEG.
+pub fn jpeg_channels(bytes: &[u8]) -> Result<usize, BadImage> {
+    if !bytes.starts_with(&[0xff, 0xd8]) {
+        return Err(BadImage::UnknownFormat);
+    }
+    Ok(jpeg::inspect(bytes)?.components.into())
+}
+
 fn check_pixels(size: ImageSize, limit: u64) -> Result<(), BadImage> {
     if u64::from(size.width) * u64::from(size.height) > limit {
         return Err(BadImage::TooLarge {
@@ -255,6 +268,9 @@ mod tests {
                 600
             )
         );
+        assert_eq!(jpeg_channels(&bytes), Ok(3));
+        assert_eq!(jpeg_channels(&jpeg(20, 10, &[7; 200], |_| {})), Ok(1));
+        assert_eq!(jpeg_channels(b"GIF89a"), Err(BadImage::UnknownFormat));
         for bytes in [&b"GIF89a"[..], b"RIFF....WEBP", b"", b"\xff", b"\xff\xd8"] {
             assert!(decoder.decode(bytes, &mut whole).is_err());
         }

@@ -78,11 +78,12 @@ fn entry(path: &Path, shard: &OpenShard, checksums: bool) -> Result<IndexEntry> 
         md5sum: if checksums { Some(md5_of(path)?) } else { None },
         nsamples: shard.table.len() as u64,
         filesize: shard.stored_bytes,
+        prepared: None,
         members: Some(IndexShard::new(&shard.table, shard.source.size())),
     })
 }
 
-fn write(folder: &Path, entries: Vec<IndexEntry>) -> Result<Built> {
+fn write(folder: &Path, mut entries: Vec<IndexEntry>) -> Result<Built> {
     let path = folder.join(INDEX_FILE);
     // A broken index is what this is meant to replace; another tool's file of the same name is not.
     let mut index = match Index::read(&path) {
@@ -96,6 +97,13 @@ fn write(folder: &Path, entries: Vec<IndexEntry>) -> Result<Built> {
     index
         .shardlist
         .retain(|entry| entry.url.contains('/') || folder.join(&entry.url).is_file());
+    // The one thing that no tar says of itself.
+    for entry in &mut entries {
+        let before = index.shardlist.iter().find(|old| old.url == entry.url);
+        entry.prepared = before
+            .filter(|old| old.filesize == entry.filesize)
+            .and_then(|old| old.prepared);
+    }
     let built = Built {
         path: path.clone(),
         shards: entries.len(),

@@ -45,9 +45,21 @@ pub struct IndexEntry {
     pub nsamples: u64,
     /// Length of the file as stored.
     pub filesize: u64,
+    /// How the images were made smaller when the shard was written; absent where they are as they came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<Prepared>,
     /// The members; absent in an index that another tool wrote.
     #[serde(default, rename = "mae", skip_serializing_if = "Option::is_none")]
     pub members: Option<IndexShard>,
+}
+
+/// How `mae shard --short-side` made the images of a shard smaller. Images that were small enough are as they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Short side in pixels to which larger images were resized.
+    pub short_side: u32,
+    /// JPEG quality at which the resized images were stored.
+    pub quality: u8,
 }
 
 /// The members of one shard, in columns: `counts[i]` members belong to the sample `keys[i]`.
@@ -320,6 +332,7 @@ mod tests {
             md5sum: None,
             nsamples,
             filesize: 0,
+            prepared: None,
             members: None,
         };
         let mut index = Index::default();

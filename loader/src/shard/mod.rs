@@ -11,7 +11,7 @@ pub(crate) mod testing;
 mod writer;
 
 pub use build::{Built, build_index};
-pub use index::{INDEX_FILE, Index, IndexEntry, IndexShard};
+pub use index::{INDEX_FILE, Index, IndexEntry, IndexShard, Prepared};
 pub use pattern::ShardPattern;
 pub use publish::{FinishedShard, ShardTarget, Written};
 pub use scan::{Scanned, scan};

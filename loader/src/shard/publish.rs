@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::index::{INDEX_FILE, Index, IndexEntry};
+use super::index::{INDEX_FILE, Index, IndexEntry, Prepared};
 use super::pattern::ShardPattern;
 use super::writer::ShardFile;
 use crate::classes::CLASSES_FILE;
@@ -29,6 +29,7 @@ pub struct ShardTarget {
     dir: PathBuf,
     pattern: ShardPattern,
     overwrite: bool,
+    prepared: Option<Prepared>,
 }
 
 impl ShardTarget {
@@ -43,6 +44,7 @@ impl ShardTarget {
             dir: dir.to_path_buf(),
             pattern,
             overwrite,
+            prepared: None,
         };
         let finished = target.finished()?;
         if let (Some(first), false) = (finished.first(), overwrite) {
@@ -62,6 +64,12 @@ impl ShardTarget {
             }
         }
         Ok(target)
+    }
+
+    /// Has the index say that the images were made smaller, and how.
+    pub fn prepared(mut self, prepared: Option<Prepared>) -> Self {
+        self.prepared = prepared;
+        self
     }
 
     /// Begins shard `number`. Shards of one target may be written at the same time.
@@ -119,7 +127,11 @@ impl ShardTarget {
             }
             None => {}
         }
-        index.merge(shards.iter().map(|shard| shard.entry.clone()).collect());
+        let entries = shards.iter().map(|shard| IndexEntry {
+            prepared: self.prepared,
+            ..shard.entry.clone()
+        });
+        index.merge(entries.collect());
         index.write(&index_path)?;
         let written = Written {
             shards: shards.len(),

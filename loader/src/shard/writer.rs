@@ -167,6 +167,7 @@ impl ShardFile {
             md5sum: Some(hex(&md5.finalize())),
             nsamples: count,
             filesize: source.size(),
+            prepared: None,
             members: Some(IndexShard::new(&table, source.size())),
         };
         Ok(FinishedShard { temporary, entry })

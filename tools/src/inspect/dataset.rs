@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use mae_loader::shard::Prepared;
 use mae_loader::source::Encoding;
 use mae_loader::{Dataset, DatasetOptions, LabelSource};
 use serde::Serialize;
@@ -41,6 +42,7 @@ struct ShardRow {
     bytes: u64,
     gzip: bool,
     indexed: bool,
+    prepared: Option<Prepared>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,6 +82,7 @@ pub(super) fn inspect(specs: &[String], args: &InspectArgs) -> Result<DatasetRep
         bytes: info.bytes,
         gzip: info.encoding == Encoding::Gzip,
         indexed: info.indexed,
+        prepared: info.prepared,
     };
     Ok(DatasetReport {
         kind: "dataset",
@@ -226,9 +229,16 @@ impl Display for DatasetReport {
         for shard in self.shards.iter().take(self.rows) {
             let gzip = if shard.gzip { ", gzip" } else { "" };
             let indexed = if shard.indexed { "" } else { ", no index" };
+            let prepared = shard.prepared.map_or_else(String::new, |prepared| {
+                let Prepared {
+                    short_side,
+                    quality,
+                } = prepared;
+                format!(", short side {short_side}, quality {quality}")
+            });
             writeln!(
                 f,
-                "  {:>8} samples  {:>9}  {}{gzip}{indexed}",
+                "  {:>8} samples  {:>9}  {}{gzip}{indexed}{prepared}",
                 shard.samples,
                 show_bytes(shard.bytes),
                 shard.name

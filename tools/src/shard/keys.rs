@@ -31,6 +31,11 @@ impl Keys {
             // Readers skip `__…__` names.
             key.insert(0, 'x');
         }
+        self.unique(key)
+    }
+
+    /// `key`, or where it was given out before, `key` and a number.
+    pub(super) fn unique(&mut self, key: String) -> String {
         let mut unique = key.clone();
         let mut count = 1;
         while !self.0.insert(unique.clone()) {

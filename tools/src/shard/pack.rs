@@ -1,5 +1,5 @@
-//! Writes planned shards, several at a time. Which sample goes to which shard is settled before the first is written,
-//! so the number of jobs changes nothing.
+//! Writes planned shards, several at a time, and several images of each. Which sample goes to which shard is settled
+//! before the first is written, so the number of jobs changes nothing.
 
 use std::fs;
 use std::ops::Range;
@@ -10,28 +10,35 @@ use indicatif::ProgressBar;
 use mae_loader::shard::{FinishedShard, Limits, ShardTarget};
 use rayon::prelude::*;
 
-use super::format::{Format, to_jpeg};
-use super::source::{Item, Skipped};
+use super::encode::{Encoding, ImageEncoder};
+use super::format::Format;
+use super::source::{Item, Origin, Skipped};
 use crate::progress;
+
+/// Samples of a shard that are in memory at a time.
+const CHUNK: usize = 64;
 
 /// How to pack.
 #[derive(Debug, Clone)]
 pub(super) struct Packing {
     pub(super) limits: Limits,
-    /// JPEG quality, where formats other than JPEG are to be re-encoded.
-    pub(super) quality: Option<u8>,
+    pub(super) encoding: Encoding,
     pub(super) jobs: usize,
 }
 
-/// Writes all items to shards, not yet published. Also gives the images that could not be re-encoded.
+/// Writes all items to shards, not yet published. Also gives the images that could not be encoded.
 pub(super) fn pack(
     items: &[Item],
     packing: &Packing,
     target: &ShardTarget,
 ) -> Result<(Vec<FinishedShard>, Vec<Skipped>)> {
+    let packer = Packer {
+        packing,
+        target,
+        broken: Mutex::new(Vec::new()),
+        bar: progress::bar(items.len() as u64, "images"),
+    };
     let plan = plan(items, packing.limits);
-    let bar = progress::bar(items.len() as u64, "images");
-    let broken = Mutex::new(Vec::new());
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(packing.jobs)
         .build()
@@ -39,14 +46,12 @@ pub(super) fn pack(
     let shards: Result<Vec<FinishedShard>> = pool.install(|| {
         let numbered = plan.into_par_iter().enumerate().with_max_len(1);
         numbered
-            .map(|(number, range)| {
-                write_shard(number, &items[range], packing, target, &broken, &bar)
-            })
+            .map(|(number, range)| packer.shard(number, &items[range]))
             .collect()
     });
-    bar.finish_and_clear();
-    let mut broken = broken.into_inner().unwrap_or_default();
-    broken.sort_by(|a: &Skipped, b| a.path.cmp(&b.path));
+    packer.bar.finish_and_clear();
+    let mut broken = packer.broken.into_inner().unwrap_or_default();
+    broken.sort_by(|a, b| a.name.cmp(&b.name));
     Ok((shards?, broken))
 }
 
@@ -69,56 +74,92 @@ fn plan(items: &[Item], limits: Limits) -> Vec<Range<usize>> {
     shards
 }
 
-fn write_shard(
-    number: usize,
-    items: &[Item],
-    packing: &Packing,
-    target: &ShardTarget,
-    broken: &Mutex<Vec<Skipped>>,
-    bar: &ProgressBar,
-) -> Result<FinishedShard> {
-    let mut shard = target.shard(number as u64)?;
-    for item in items {
-        let bytes =
-            fs::read(&item.path).with_context(|| format!("cannot read {}", item.path.display()))?;
-        let label = item.label.map(|label| label.to_string());
-        match image(item, bytes, packing.quality) {
-            Ok((suffix, bytes)) => {
-                let label = label.as_ref().map(|label| ("cls", label.as_bytes()));
-                let members: Vec<(&str, &[u8])> = label
-                    .into_iter()
-                    .chain([(suffix, bytes.as_slice())])
-                    .collect();
-                shard.write(&item.key, &members)?;
-            }
-            Err(reason) => {
-                let skipped = Skipped {
-                    path: item.path.clone(),
-                    reason: format!("cannot re-encode: {reason}"),
-                };
-                broken
-                    .lock()
-                    .unwrap_or_else(|e| e.into_inner())
-                    .push(skipped);
-            }
-        }
-        bar.inc(1);
-    }
-    Ok(shard.finish()?)
+/// What the writers of all shards share.
+struct Packer<'a> {
+    packing: &'a Packing,
+    target: &'a ShardTarget,
+    broken: Mutex<Vec<Skipped>>,
+    bar: ProgressBar,
 }
 
-/// Suffix and bytes under which the image is stored.
-fn image(
-    item: &Item,
-    bytes: Vec<u8>,
-    quality: Option<u8>,
-) -> Result<(&'static str, Vec<u8>), String> {
-    match (item.format.stored_suffix(), quality) {
-        (Some(suffix), quality) if item.format == Format::Jpeg || quality.is_none() => {
-            Ok((suffix, bytes))
+/// Suffixes and bytes of a sample's members.
+type Members = Vec<(String, Vec<u8>)>;
+
+impl Packer<'_> {
+    fn shard(&self, number: usize, items: &[Item]) -> Result<FinishedShard> {
+        let mut shard = self.target.shard(number as u64)?;
+        for chunk in items.chunks(CHUNK) {
+            let samples: Result<Vec<_>> = chunk
+                .par_iter()
+                .map_init(
+                    || ImageEncoder::new(self.packing.encoding),
+                    |encoder, item| Self::members(item, encoder),
+                )
+                .collect();
+            for (item, members) in chunk.iter().zip(samples?) {
+                match members {
+                    Ok(members) => {
+                        let members: Vec<(&str, &[u8])> = members
+                            .iter()
+                            .map(|(suffix, bytes)| (suffix.as_str(), bytes.as_slice()))
+                            .collect();
+                        shard.write(&item.key, &members)?;
+                    }
+                    Err(reason) => {
+                        self.broken
+                            .lock()
+                            .unwrap_or_else(|e| e.into_inner())
+                            .push(Skipped {
+                                name: item.origin.to_string(),
+                                reason,
+                            })
+                    }
+                }
+            }
+            self.bar.inc(chunk.len() as u64);
         }
-        (_, Some(quality)) => Ok(("jpg", to_jpeg(&bytes, quality)?)),
-        (_, None) => Err(format!("{} needs --reencode", item.format.name())),
+        Ok(shard.finish()?)
+    }
+
+    /// What is stored of an item; the inner error is why its image cannot be.
+    fn members(item: &Item, encoder: &mut ImageEncoder) -> Result<Result<Members, String>> {
+        let (mut members, suffix, bytes) = match &item.origin {
+            Origin::File { path, label } => {
+                let bytes =
+                    fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let label = label.map(|label| ("cls".to_owned(), label.to_string().into_bytes()));
+                (Members::from_iter(label), None, bytes)
+            }
+            Origin::Sample(shards, id) => {
+                let image = shards.image_member(*id);
+                let mut members = Members::new();
+                for member in shards.members(*id).iter().filter(|member| *member != image) {
+                    let mut bytes = Vec::new();
+                    shards.read_member(*id, member, &mut bytes)?;
+                    members.push((member.suffix.to_string(), bytes));
+                }
+                let mut bytes = Vec::new();
+                shards.read_image(*id, &mut bytes)?;
+                (members, Some(&*image.suffix), bytes)
+            }
+        };
+        let Some(format) = Format::of(&bytes) else {
+            return Ok(Err("not an image of a known format".into()));
+        };
+        let encoded = encoder
+            .encode(&bytes, format)
+            .map_err(|reason| format!("cannot re-encode: {reason}"));
+        Ok(encoded.map(|encoded| {
+            // A sample that was in a shard keeps its suffixes, but for a PNG's that it is no more.
+            let stored = format.stored_suffix().unwrap_or("jpg");
+            let suffix = match (&encoded, suffix) {
+                (Some(_), None | Some("png")) => "jpg",
+                (_, Some(kept)) => kept,
+                (None, None) => stored,
+            };
+            members.push((suffix.to_owned(), encoded.unwrap_or(bytes)));
+            members
+        }))
     }
 }
 
@@ -129,11 +170,12 @@ mod tests {
     #[test]
     fn shards_fill_by_count_and_by_bytes() {
         let item = |bytes| Item {
-            path: "x".into(),
+            origin: Origin::File {
+                path: "x".into(),
+                label: None,
+            },
             key: "x".into(),
-            format: Format::Jpeg,
             bytes,
-            label: None,
         };
         let items: Vec<Item> = [5, 5, 5, 20, 1, 1, 1].map(item).to_vec();
         let plan = |max_count, max_bytes| {

@@ -1,11 +1,16 @@
-//! Finds the images that are to be packed: by class folder, in one folder, or by a list.
+//! Finds the images that are to be packed: by class folder, in one folder, or by a list. Those in shards are the subject of
+//! `reshard`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use mae_loader::shard::Prepared;
+use mae_loader::{Dataset, SampleId};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
@@ -16,27 +21,55 @@ use super::keys::Keys;
 /// Folders deeper than this are a loop of links.
 const MAX_DEPTH: usize = 32;
 
-/// An image to pack.
+/// A sample to pack.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
-    pub(super) path: PathBuf,
+    pub(super) origin: Origin,
     pub(super) key: String,
-    pub(super) format: Format,
+    /// Bytes of what it is made from.
     pub(super) bytes: u64,
-    pub(super) label: Option<u32>,
 }
 
-/// A file that is not packed.
+/// What a sample is made from.
+#[derive(Debug, Clone)]
+pub(super) enum Origin {
+    /// An image file, and the class that it is to be labelled with.
+    File { path: PathBuf, label: Option<u32> },
+    /// A sample of a shard, with all of its members.
+    Sample(Arc<Dataset>, SampleId),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, .. } => write!(f, "{}", path.display()),
+            Self::Sample(shards, id) => f.write_str(&shards.describe(*id)),
+        }
+    }
+}
+
+/// What is not packed.
 #[derive(Debug, Clone)]
 pub(super) struct Skipped {
-    pub(super) path: PathBuf,
+    pub(super) name: String,
     pub(super) reason: String,
+}
+
+impl Item {
+    fn label(&self) -> Option<u32> {
+        match self.origin {
+            Origin::File { label, .. } => label,
+            Origin::Sample(..) => None,
+        }
+    }
 }
 
 /// What a source holds.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) items: Vec<Item>,
+    /// How images were made smaller before, where all of them were in the same way.
+    pub(super) prepared: Option<Prepared>,
     /// Names of the class indices, where there are names.
     pub(super) classes: Option<Vec<String>>,
     pub(super) labelled: bool,
@@ -73,7 +106,7 @@ pub(super) fn find(src: &Path, any_format: bool) -> Result<Found> {
         } = candidate;
         let mut skip = |reason: String| {
             skipped.push(Skipped {
-                path: path.clone(),
+                name: path.display().to_string(),
                 reason,
             })
         };
@@ -85,12 +118,10 @@ pub(super) fn find(src: &Path, any_format: bool) -> Result<Found> {
                     format.name()
                 ));
             }
-            Some(format) => items.push(Item {
+            Some(_) => items.push(Item {
                 key: keys.of(&relative),
-                path,
-                format,
+                origin: Origin::File { path, label },
                 bytes,
-                label,
             }),
         }
     }
@@ -101,14 +132,14 @@ pub(super) fn find(src: &Path, any_format: bool) -> Result<Found> {
             format!(
                 "{} files are none, such as {}: {}",
                 skipped.len(),
-                skipped[0].path.display(),
+                skipped[0].name,
                 skipped[0].reason
             )
         };
         bail!("no image to pack in {}: {hint}", src.display());
     }
     if let Some(classes) = &classes {
-        let used: BTreeSet<u32> = items.iter().filter_map(|item| item.label).collect();
+        let used: BTreeSet<u32> = items.iter().filter_map(Item::label).collect();
         for (name, _) in classes
             .iter()
             .zip(0..)
@@ -119,6 +150,7 @@ pub(super) fn find(src: &Path, any_format: bool) -> Result<Found> {
     }
     Ok(Found {
         items,
+        prepared: None,
         classes,
         labelled,
         skipped,
@@ -147,15 +179,23 @@ fn look(path: &Path) -> Result<(Option<Format>, u64)> {
     read().with_context(|| format!("cannot read {}", path.display()))
 }
 
+fn is_image(path: &Path) -> bool {
+    matches!(look(path), Ok((Some(_), _)))
+}
+
+/// Whether a folder that holds `path` is a folder of images, or may be one.
+pub(super) fn is_image_or_folder(path: &Path) -> bool {
+    let hidden = path
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && (path.is_dir() || is_image(path))
+}
+
 type Candidates = (Vec<Candidate>, Option<Vec<String>>);
 
 fn in_folder(src: &Path) -> Result<Candidates> {
     let (folders, files) = list_folder(src)?;
-    let images_here = || {
-        files
-            .iter()
-            .any(|file| matches!(look(file), Ok((Some(_), _))))
-    };
+    let images_here = || files.iter().any(|file| is_image(file));
     if folders.is_empty() {
         let flat = files
             .into_iter()
@@ -323,7 +363,7 @@ mod tests {
         found
             .items
             .iter()
-            .map(|item| (item.key.as_str(), item.label))
+            .map(|item| (item.key.as_str(), item.label()))
             .collect()
     }
 

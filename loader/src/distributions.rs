@@ -1,0 +1,419 @@
+//! Crops, flips and masks are spread as torchvision's and the reference code's: 40,000 draws of each against as many of theirs, which
+//! `tests/reference/crops_torchvision.py` has counted into `tests/reference/golden/draws.json`.
+//!
+//! Draws here come from fixed seeds, so that a test that passes goes on passing. Should other draws be chosen, chance alone exceeds
+//! one [`limit`] with a probability of about 3·10⁻⁷, and any of the hundred or so here with 3·10⁻⁵.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::augment::{Augmenter, Transform, wanted};
+use crate::decode::{ImageSize, Rect};
+use crate::mask::MaskSampler;
+use crate::rng::{Draws, Key, Purpose};
+
+#[derive(Deserialize)]
+struct Golden {
+    draws: u64,
+    flips: u64,
+    crops: Vec<CropCase>,
+    masks: Vec<MaskCase>,
+}
+
+#[derive(Deserialize)]
+struct CropCase {
+    width: u32,
+    height: u32,
+    scale: (f64, f64),
+    ratio: (f64, f64),
+    /// Draws that ended at the central part.
+    fallback: u64,
+    /// Share of the image's area.
+    area: Binned,
+    /// Width / height.
+    aspect: Binned,
+    /// Column among all that the part could start at, from 0 to 1.
+    x: Binned,
+    y: Binned,
+    /// Twice the column of the part's centre.
+    centre_x: Binned,
+}
+
+#[derive(Deserialize)]
+struct Binned {
+    edges: Vec<f64>,
+    counts: Vec<u64>,
+}
+
+/// Counts by the number of patches, but for `kept`.
+#[derive(Deserialize)]
+struct MaskCase {
+    patches: usize,
+    keep: usize,
+    columns: usize,
+    /// How often each patch was kept.
+    kept: Vec<u64>,
+    /// Kept patches that have a kept one to their right.
+    beside: Vec<u64>,
+    /// Kept patches that have a kept one below.
+    below: Vec<u64>,
+    /// Kept patches in the upper half.
+    upper: Vec<u64>,
+}
+
+fn golden() -> Golden {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/golden/draws.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Value that χ² with `freedom` degrees of freedom exceeds as rarely as a normal variable exceeds five standard deviations:
+/// 2.9·10⁻⁷ (Wilson and Hilferty 1931).
+fn limit(freedom: usize) -> f64 {
+    let ninth = 2.0 / (9.0 * freedom as f64);
+    freedom as f64 * (1.0 - ninth + 5.0 * ninth.sqrt()).powi(3)
+}
+
+/// How far two histograms of equally many draws are from one distribution, in units of [`limit`]: below 1 is agreement. Bins that are
+/// too rare for χ² to hold are taken together.
+fn distance(ours: &[u64], theirs: &[u64]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    let (mut bins, mut rest) = (Vec::new(), (0.0, 0.0));
+    for (&a, &b) in ours.iter().zip(theirs) {
+        let (a, b) = (a as f64, b as f64);
+        if a + b < 40.0 {
+            rest = (rest.0 + a, rest.1 + b);
+        } else {
+            bins.push((a, b));
+        }
+    }
+    if rest.0 + rest.1 > 0.0 {
+        bins.push(rest);
+    }
+    let squares: f64 = bins.iter().map(|(a, b)| (a - b).powi(2) / (a + b)).sum();
+    if bins.len() < 2 {
+        // All in one bin, on both sides.
+        return squares;
+    }
+    squares / limit(bins.len() - 1)
+}
+
+fn histogram(values: impl Iterator<Item = f64>, edges: &[f64]) -> Vec<u64> {
+    let mut counts = vec![0; edges.len() + 1];
+    for value in values {
+        counts[edges.partition_point(|&edge| edge <= value)] += 1;
+    }
+    counts
+}
+
+fn key(place: u64) -> Key {
+    Key {
+        seed: 1,
+        epoch: 0,
+        place,
+        repeat: 0,
+    }
+}
+
+/// Crops of `case` and how often they were flipped.
+fn crops(case: &CropCase, draws: u64) -> (Vec<Rect>, u64) {
+    let (scale, ratio) = (case.scale, case.ratio);
+    let image = ImageSize {
+        width: case.width,
+        height: case.height,
+    };
+    let augmenter = Augmenter::new(
+        Transform::Train {
+            scale,
+            ratio,
+            flip: true,
+        },
+        ImageSize {
+            width: 224,
+            height: 224,
+        },
+        1 << 30,
+    );
+    let mut flips = 0;
+    let parts = (0..draws).map(|place| {
+        let plan = augmenter
+            .plan(image, &mut Draws::new(Purpose::Crop, key(place)))
+            .unwrap();
+        flips += u64::from(plan.flips());
+        wanted(&[plan]).part
+    });
+    (parts.collect(), flips)
+}
+
+/// The greatest [`distance`] of all that is counted of crops, and what it is of.
+fn crop_distance(case: &CropCase, parts: &[Rect]) -> (f64, &'static str) {
+    let (width, height) = (f64::from(case.width), f64::from(case.height));
+    let compare = |value: &dyn Fn(&Rect) -> f64, binned: &Binned| {
+        distance(
+            &histogram(parts.iter().map(value), &binned.edges),
+            &binned.counts,
+        )
+    };
+    let area = |part: &Rect| f64::from(part.width) * f64::from(part.height) / (width * height);
+    let aspect = |part: &Rect| f64::from(part.width) / f64::from(part.height);
+    let x = |part: &Rect| (f64::from(part.x) + 0.5) / (width - f64::from(part.width) + 1.0);
+    let y = |part: &Rect| (f64::from(part.y) + 0.5) / (height - f64::from(part.height) + 1.0);
+    let centre_x = |part: &Rect| 2.0 * f64::from(part.x) + f64::from(part.width);
+    let central = central(case);
+    let fallback = parts.iter().filter(|part| **part == central).count() as u64;
+    let others = |fallback| [fallback, parts.len() as u64 - fallback];
+    let distances = [
+        (compare(&area, &case.area), "area"),
+        (compare(&aspect, &case.aspect), "aspect"),
+        (compare(&x, &case.x), "x"),
+        (compare(&y, &case.y), "y"),
+        (compare(&centre_x, &case.centre_x), "centre"),
+        (
+            distance(&others(fallback), &others(case.fallback)),
+            "fallback",
+        ),
+    ];
+    distances
+        .into_iter()
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .unwrap()
+}
+
+/// The part that ten misfits end at.
+fn central(case: &CropCase) -> Rect {
+    let (width, height) = (f64::from(case.width), f64::from(case.height));
+    let (least, greatest) = case.ratio;
+    let rounded = |length: f64| length.round_ties_even() as u32;
+    let (w, h) = if width / height < least {
+        (case.width, rounded(width / least))
+    } else if width / height > greatest {
+        (rounded(height * greatest), case.height)
+    } else {
+        (case.width, case.height)
+    };
+    Rect {
+        x: (case.width - w) / 2,
+        y: (case.height - h) / 2,
+        width: w,
+        height: h,
+    }
+}
+
+#[test]
+fn crops_are_spread_as_torchvisions() {
+    let golden = golden();
+    for case in &golden.crops {
+        let (distance, worst) = crop_distance(case, &crops(case, golden.draws).0);
+        println!(
+            "{}×{} at scale {:?}: {worst} {distance:.2}, {} of {} at the centre",
+            case.width, case.height, case.scale, case.fallback, golden.draws
+        );
+        assert!(
+            distance < 1.0,
+            "{}×{}, scale {:?}: {worst} is {distance} limits away",
+            case.width,
+            case.height,
+            case.scale
+        );
+    }
+}
+
+#[test]
+fn flips_are_as_frequent_as_torchvisions() {
+    let golden = golden();
+    let flips = crops(&golden.crops[0], golden.draws).1;
+    let others = |flips| [flips, golden.draws - flips];
+    assert!(distance(&others(flips), &others(golden.flips)) < 1.0);
+    assert!(distance(&others(golden.draws * 47 / 100), &others(golden.flips)) > 1.0);
+}
+
+/// What could be got wrong, done on purpose.
+#[test]
+fn other_crops_are_noticed() {
+    let golden = golden();
+    let case = golden
+        .crops
+        .iter()
+        .find(|case| (case.width, case.height) == (500, 375))
+        .unwrap();
+    let (width, height) = (f64::from(case.width), f64::from(case.height));
+    type Draw<'a> = &'a dyn Fn(&mut Draws) -> f64;
+    let crops =
+        |area: Draw<'_>, aspect: Draw<'_>, start: &dyn Fn(&mut Draws, u32) -> u32, tries: u32| {
+            let crop = |place| {
+                let mut draws = Draws::new(Purpose::Crop, key(place));
+                for _ in 0..tries {
+                    let (area, aspect) = (width * height * area(&mut draws), aspect(&mut draws));
+                    let w = (area * aspect).sqrt().round_ties_even() as u32;
+                    let h = (area / aspect).sqrt().round_ties_even() as u32;
+                    if w <= case.width && h <= case.height {
+                        let y = start(&mut draws, case.height - h + 1);
+                        let x = start(&mut draws, case.width - w + 1);
+                        return Rect {
+                            x,
+                            y,
+                            width: w,
+                            height: h,
+                        };
+                    }
+                }
+                central(case)
+            };
+            let parts: Vec<Rect> = (0..golden.draws).map(crop).collect();
+            crop_distance(case, &parts)
+        };
+    let (least, greatest) = case.ratio;
+    let area = |draws: &mut Draws| draws.uniform(0.2, 1.0);
+    let aspect = |draws: &mut Draws| draws.uniform(least.ln(), greatest.ln()).exp();
+    let start = |draws: &mut Draws, bound: u32| draws.below(bound);
+    let right = crops(&area, &aspect, &start, 10);
+    assert!(right.0 < 1.0, "the same, written once more: {right:?}");
+
+    let uniform_ratio = |draws: &mut Draws| draws.uniform(least, greatest);
+    let uniform_side = |draws: &mut Draws| draws.uniform(0.2f64.sqrt(), 1.0).powi(2);
+    let other_scale = |draws: &mut Draws| draws.uniform(0.08, 1.0);
+    let to_the_middle =
+        |draws: &mut Draws, bound: u32| (draws.below(bound) + draws.below(bound)) / 2;
+    let wrong_area = crops(&uniform_side, &aspect, &start, 10);
+    for (name, (distance, worst), expected) in [
+        (
+            "ratio uniform",
+            crops(&area, &uniform_ratio, &start, 10),
+            "aspect",
+        ),
+        ("side uniform", wrong_area, "area"),
+        (
+            "torchvision's own scale",
+            crops(&other_scale, &aspect, &start, 10),
+            "area",
+        ),
+        (
+            "start towards the middle",
+            crops(&area, &aspect, &to_the_middle, 10),
+            "",
+        ),
+        ("one try", crops(&area, &aspect, &start, 1), "fallback"),
+    ] {
+        println!("{name}: {worst} {distance:.2}");
+        assert!(distance > 1.0, "{name}: only {distance} limits away");
+        assert!(
+            expected.is_empty() || worst == expected,
+            "{name}: noticed by {worst}"
+        );
+    }
+}
+
+/// The counts of a mask case, of masks that `draw` puts into `kept`.
+fn count_masks(case: &MaskCase, draws: u64, mut draw: impl FnMut(u64, &mut [bool])) -> MaskCase {
+    let MaskCase {
+        patches,
+        keep,
+        columns,
+        ..
+    } = *case;
+    let zeros = || vec![0; patches + 1];
+    let mut counts = MaskCase {
+        patches,
+        keep,
+        columns,
+        kept: vec![0; patches],
+        beside: zeros(),
+        below: zeros(),
+        upper: zeros(),
+    };
+    let mut kept = vec![false; patches];
+    for place in 0..draws {
+        kept.fill(false);
+        draw(place, &mut kept);
+        let (mut beside, mut below, mut upper) = (0, 0, 0);
+        for patch in (0..patches).filter(|&patch| kept[patch]) {
+            counts.kept[patch] += 1;
+            beside += usize::from((patch + 1) % columns != 0 && kept[patch + 1]);
+            below += usize::from(kept.get(patch + columns) == Some(&true));
+            upper += usize::from(patch < patches / columns / 2 * columns);
+        }
+        counts.beside[beside] += 1;
+        counts.below[below] += 1;
+        counts.upper[upper] += 1;
+    }
+    counts
+}
+
+fn mask_distance(ours: &MaskCase, theirs: &MaskCase, draws: u64) -> (f64, &'static str) {
+    // Exactly `keep` are kept each time, so a patch's count varies as without replacement: χ² of one degree less than patches.
+    let (patches, share) = (
+        theirs.patches as f64,
+        theirs.keep as f64 / theirs.patches as f64,
+    );
+    let variance = 2.0 * draws as f64 * share * (1.0 - share) * patches / (patches - 1.0);
+    let squares = ours.kept.iter().zip(&theirs.kept);
+    let squares: f64 = squares.map(|(&a, &b)| (a as f64 - b as f64).powi(2)).sum();
+    let distances = [
+        (squares / variance / limit(theirs.patches - 1), "kept"),
+        (distance(&ours.beside, &theirs.beside), "beside"),
+        (distance(&ours.below, &theirs.below), "below"),
+        (distance(&ours.upper, &theirs.upper), "upper"),
+    ];
+    distances
+        .into_iter()
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .unwrap()
+}
+
+#[test]
+fn masks_are_spread_as_the_reference_codes() {
+    let golden = golden();
+    for case in &golden.masks {
+        let mut sampler = MaskSampler::new(case.patches, case.keep);
+        let (mut ids_keep, mut ids_restore) = (vec![0; case.keep], vec![0; case.patches]);
+        let ours = count_masks(case, golden.draws, |place, kept| {
+            let mut draws = Draws::new(Purpose::Mask, key(place));
+            sampler.sample(&mut draws, &mut ids_keep, &mut ids_restore);
+            ids_keep
+                .iter()
+                .for_each(|&patch| kept[patch as usize] = true);
+        });
+        let (distance, worst) = mask_distance(&ours, case, golden.draws);
+        println!("{} of {}: {worst} {distance:.2}", case.keep, case.patches);
+        assert!(
+            distance < 1.0,
+            "{} of {}: {worst} is {distance} limits away",
+            case.keep,
+            case.patches
+        );
+    }
+}
+
+#[test]
+fn other_masks_are_noticed() {
+    let golden = golden();
+    let case = &golden.masks[0];
+    let noticed = |draw: &dyn Fn(&mut Draws, &mut [bool])| {
+        let ours = count_masks(case, golden.draws, |place, kept| {
+            draw(&mut Draws::new(Purpose::Mask, key(place)), kept)
+        });
+        mask_distance(&ours, case, golden.draws)
+    };
+    // A shuffle that exchanges each patch with any, rather than with one that is not settled yet.
+    let (distance, worst) = noticed(&|draws, kept| {
+        let mut order: Vec<usize> = (0..kept.len()).collect();
+        for i in 0..order.len() {
+            order.swap(i, draws.below(kept.len() as u32) as usize);
+        }
+        order[..case.keep]
+            .iter()
+            .for_each(|&patch| kept[patch] = true);
+    });
+    assert!(distance > 1.0, "{worst} {distance}");
+    // Each patch by a coin of its own: equally often, but not equally many.
+    let (distance, _) = noticed(&|draws, kept| {
+        kept.iter_mut().for_each(|kept| *kept = draws.below(4) == 0);
+    });
+    assert!(distance > 1.0, "{distance}");
+    // Patches in a row of a random start: equally often, and together.
+    let (distance, worst) = noticed(&|draws, kept| {
+        let (start, patches) = (draws.below(kept.len() as u32) as usize, kept.len());
+        (0..case.keep).for_each(|i| kept[(start + i) % patches] = true);
+    });
+    assert!(distance > 1.0 && worst != "kept", "{worst} {distance}");
+}
