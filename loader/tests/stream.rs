@@ -208,3 +208,59 @@ fn fingerprints_differ_where_batches_do() {
         assert_ne!(print(other), reference);
     }
 }
+
+/// Row K·i + r is crop r of sample i; crop 0 is the one that there is without repeats.
+#[test]
+fn repeats_are_neighbours_and_the_first_is_the_single_crop() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), &[9, 5]);
+    let dataset = dataset(folder.path());
+    let (image, keep, patches) = (16 * 24 * 3, 6, 24);
+    let plain = |threads| {
+        let builder = builder(&dataset).threads(threads);
+        builder.decoder(mae_loader::DecoderKind::Zune)
+    };
+    let once: Vec<_> = plain(3)
+        .build()
+        .unwrap()
+        .batches(Cursor::default())
+        .collect();
+    for threads in [1, 3] {
+        let loader = plain(threads).batch_size(12).repeats(3).build().unwrap();
+        assert_eq!(loader.samples_per_epoch(), 3 * 12);
+        let thrice: Vec<_> = loader.batches(Cursor::default()).collect();
+        assert_eq!(once.len(), thrice.len());
+        for (once, thrice) in once.iter().zip(thrice) {
+            let (once, thrice) = (once.as_ref().unwrap(), thrice.unwrap());
+            assert_eq!(thrice.len(), 3 * once.len());
+            for row in 0..thrice.len() {
+                let of = row / 3;
+                assert_eq!(thrice.samples()[row], once.samples()[of]);
+                assert_eq!(thrice.labels().unwrap()[row], once.labels().unwrap()[of]);
+                let pixels = &thrice.pixels()[row * image..][..image];
+                let kept = &thrice.ids_keep()[row * keep..][..keep];
+                let first = row % 3 == 0;
+                assert_eq!(
+                    pixels == &once.pixels()[of * image..][..image],
+                    first || plain_colour(pixels)
+                );
+                if first {
+                    assert_eq!(kept, &once.ids_keep()[of * keep..][..keep]);
+                    let restore = &thrice.ids_restore()[row * patches..][..patches];
+                    assert_eq!(restore, &once.ids_restore()[of * patches..][..patches]);
+                } else {
+                    assert_ne!(kept, &thrice.ids_keep()[3 * of * keep..][..keep]);
+                }
+            }
+        }
+    }
+    assert!(matches!(
+        plain(1).batch_size(8).repeats(3).build(),
+        Err(Error::Config { .. })
+    ));
+}
+
+/// Whether crops of the image cannot be told apart.
+fn plain_colour(pixels: &[u8]) -> bool {
+    pixels.chunks(3).all(|pixel| pixel == &pixels[..3])
+}

@@ -1,5 +1,6 @@
 //! The binary `mae` as its users meet it: arguments in; exit code, output and files out.
 
+mod bench;
 mod demo;
 mod inspect;
 mod prepare;

@@ -8,10 +8,11 @@ pkg-config; the script says so where they are missing, or installs them when it 
 
 Every loader delivers what pre-training needs: random resized crops to 224 (scale 0.2 to 1, ratio 3/4 to 4/3, bicubic where
 the tool has it), flipped at random, in batches of 64. One round runs each loader once, in a process of its own that is
-pinned to the first n cores; rounds follow one another, so that a disturbance of the machine hits all alike. A loader times
-itself, in steady state: starting, importing and compiling are not counted, nor the first WARM_UP seconds of batches. The
-table gives the median over the rounds and the range. Shards lie in the page cache: they are read before the first round,
-and some peers (pillow, torchvision, dali) hold the JPEG bytes in memory, so give it thousands of images, not millions.
+pinned to the first n (logical) cores; rounds follow one another, so that a disturbance of the machine hits all alike. A
+loader times itself, in steady state: starting, importing and compiling are not counted, nor the first WARM_UP seconds of
+batches. The table gives the median over the rounds and the range. Shards lie in the page cache: they are read before the
+first round, and some peers (pillow, torchvision, dali) hold the JPEG bytes in memory, so give it thousands of images, not
+millions.
 
 A peer that cannot be installed or fails keeps its row, with the reason. The exit code is 1 if ours fails, or nothing ran.
 """
@@ -85,35 +86,28 @@ class Job:
 
 
 def reference_transform() -> Callable[[bytes], Any]:
-    """JPEG bytes to a normalised tensor as in the MAE reference's main_pretrain.py."""
+    """JPEG bytes to a normalised tensor, as in the MAE reference's main_pretrain.py."""
     from PIL import Image
-    from torchvision import transforms
+    from torchvision.transforms import Compose, InterpolationMode, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor
 
-    transform = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(SIZE, scale=SCALE, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=MEAN, std=STD),
-        ]
-    )
+    crop = RandomResizedCrop(SIZE, scale=SCALE, ratio=RATIO, interpolation=InterpolationMode.BICUBIC)
+    transform = Compose([crop, RandomHorizontalFlip(), ToTensor(), Normalize(MEAN, STD)])
     return lambda data: transform(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def torch_batches(samples: list, transform: Callable, cores: int) -> Iterator:
     """A plain loop on one core, where a second process would only be in the way; else a DataLoader, one worker a core."""
-    from torch.utils.data import DataLoader, Dataset, default_collate
+    from torch.utils.data import DataLoader, default_collate
 
-    class Samples(Dataset):
-        def __getitem__(self, index: int):
-            return transform(samples[index])
+    def batch(chosen: list):
+        return default_collate([transform(sample) for sample in chosen])
 
+    order = shuffled(len(samples))
     if cores == 1:
-        for indices in shuffled(len(samples)):
-            yield default_collate([transform(samples[index]) for index in indices])
+        yield from (batch([samples[index] for index in indices]) for indices in order)
     else:
-        batches = shuffled(len(samples))
-        yield from DataLoader(Samples(), batch_sampler=batches, num_workers=cores, multiprocessing_context="fork")
+        options = {"num_workers": cores, "multiprocessing_context": "fork"}
+        yield from DataLoader(samples, batch_sampler=order, collate_fn=batch, **options)
 
 
 def pillow(job: Job) -> Iterator:
@@ -125,12 +119,9 @@ def torchvision(job: Job) -> Iterator:
     from torchvision.io import ImageReadMode, decode_jpeg
     from torchvision.transforms import v2
 
-    transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(SIZE, scale=SCALE, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
-            v2.RandomHorizontalFlip(),
-        ]
-    )
+    bicubic = v2.InterpolationMode.BICUBIC
+    crop = v2.RandomResizedCrop(SIZE, scale=SCALE, ratio=RATIO, interpolation=bicubic, antialias=True)
+    transform = v2.Compose([crop, v2.RandomHorizontalFlip()])
     encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in read_jpegs(job.shards)]
     return torch_batches(encoded, lambda data: transform(decode_jpeg(data, ImageReadMode.RGB)), job.cores)
 
@@ -193,7 +184,7 @@ def write_beton(job: Job) -> None:
 
     images = [(data,) for data in read_jpegs(job.shards)]
     modes = {Image.open(io.BytesIO(data)).mode for (data,) in images}
-    if not modes <= {"RGB", "L"}:
+    if not modes <= {"RGB", "L"}:  # asked before, since DatasetWriter waits for ever for a writer that raises
         raise ValueError(f"FFCV would take images of {modes} for RGB")
     DatasetWriter(job.beton + ".new", {"image": StoredJpeg()}, num_workers=1).from_indexed_dataset(images)
     os.rename(job.beton + ".new", job.beton)
@@ -292,7 +283,7 @@ PEERS = {
     "torchvision": Peer("torchvision `decode_jpeg` + v2, uint8", "torch", TORCH, torchvision),
     "dali": Peer("DALI on the CPU, uint8", "dali", ["nvidia-dali-cuda120==2.4.0", "numpy==2.4.6"], dali),
     "webdataset": Peer("webdataset + the reference's transforms", "torch", [*TORCH, "webdataset==1.0.2"], webdataset),
-    "ffcv": Peer("FFCV, area resize, fast DCT, uint8", "torch", [*TORCH, *FFCV], ffcv, system_packages),
+    "ffcv": Peer("FFCV, area resize, fast DCT, uint8, same JPEGs", "torch", [*TORCH, *FFCV], ffcv, system_packages),
 }
 OURS = {
     "turbo": ["--decoder", "turbo", "--decode-quality", "exact"],
@@ -306,8 +297,10 @@ def command(arguments: list, **options) -> str:
     arguments = [str(a) for a in arguments]
     try:
         done = subprocess.run(arguments, capture_output=True, text=True, **options)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failed(str(error).replace("\n", " ")[:200]) from error
+    except OSError as error:
+        raise Failed(str(error)) from error
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"no end after {error.timeout:.0f} s") from error
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
         said = [line for line in lines if "error" in line.lower()] or lines
@@ -336,10 +329,6 @@ def pinned(arguments: list, cores: int) -> dict:
         return json.loads(printed[printed.index("{") :])
     except ValueError as error:
         raise Failed(f"printed no JSON: {printed.strip()[:200]!r}") from error
-
-
-def run_peer(python: Path, name: str, job: Job) -> dict:
-    return pinned([python, Path(__file__).resolve(), "--worker", name, json.dumps(vars(job))], job.cores)
 
 
 def run_ours(binary: str, options: list[str], job: Job) -> dict:
@@ -409,11 +398,12 @@ def measure(arguments, pythons: dict, name: str, images: dict, scratch: Path) ->
                 if row.ours:
                     row.rounds.append(run_ours(arguments.mae, OURS[row.loader], job))
                 else:
-                    row.rounds.append(run_peer(pythons[row.loader], row.loader, job))
+                    child = [pythons[row.loader], Path(__file__).resolve(), "--worker", row.loader]
+                    row.rounds.append(pinned([*child, json.dumps(vars(job))], row.cores))
                 said = f"{row.speeds[-1]:,.0f} img/s"
             except Failed as error:
                 row.error = said = str(error)
-            progress(f"{name}, round {number + 1} of {arguments.rounds}, {row.cores} cores, {row.loader}: {said}")
+            progress(f"{name}, round {number + 1} of {arguments.rounds}, cores: {row.cores}, {row.loader}: {said}")
     return rows
 
 
@@ -437,9 +427,9 @@ def table(rows: list[Row], cores: int) -> str:
 
 
 def machine() -> dict:
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpuinfo = Path("/proc/cpuinfo").read_text()
     return {
-        "processor": model[0].partition(":")[2].strip() if model else platform.machine(),
+        "processor": cpuinfo.partition("model name")[2].partition("\n")[0].strip("\t :") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
