@@ -237,7 +237,12 @@ impl Mae {
     ///
     /// # Errors
     /// If nothing would be visible or nothing removed, or the device has no room.
-    pub fn workspace(&self, batch: usize, keep: usize) -> Result<MaeWorkspace> {
+    pub fn workspace(
+        &self,
+        batch: usize,
+        keep: usize,
+        activations: Activations,
+    ) -> Result<MaeWorkspace> {
         let (config, device) = (&self.config, self.device());
         let patches = config.patches();
         if keep == 0 || keep >= patches {
@@ -254,10 +259,10 @@ impl Mae {
             hidden: crate::config::hidden(config.decoder_dim, config.vit.mlp_ratio),
         };
         Ok(MaeWorkspace {
-            encoder: self.encoder_workspace(batch, keep)?,
+            encoder: self.plan_encoder(batch, keep, activations)?,
             dlatent: buffer((batch, 1 + keep, config.vit.dim), device)?,
             unshuffle: UnshuffleWorkspace::new(batch, 1 + keep, config.decoder_dim, device)?,
-            decoder: StackWorkspace::new(dims, config.decoder_depth, device)?,
+            decoder: StackWorkspace::new(dims, config.decoder_depth, activations, device)?,
             head: PixelHeadWorkspace::new(config, batch, patches - keep, device)?,
         })
     }
@@ -267,6 +272,16 @@ impl Mae {
     /// # Errors
     /// If the device has no room.
     pub fn encoder_workspace(&self, batch: usize, keep: usize) -> Result<EncoderWorkspace> {
+        // No backward pass follows, so nothing but the blocks' inputs need stay.
+        self.plan_encoder(batch, keep, Activations::Recompute)
+    }
+
+    fn plan_encoder(
+        &self,
+        batch: usize,
+        keep: usize,
+        activations: Activations,
+    ) -> Result<EncoderWorkspace> {
         let (vit, device) = (&self.config.vit, self.device());
         if batch == 0 {
             return Err(Error::Config("a batch needs at least one image".into()));
@@ -274,7 +289,7 @@ impl Mae {
         Ok(EncoderWorkspace {
             batch,
             keep,
-            trunk: TrunkWorkspace::new(vit, batch, keep, device)?,
+            trunk: TrunkWorkspace::new(vit, batch, keep, activations, device)?,
             latent: buffer((batch, 1 + keep, vit.dim), device)?,
             stats: buffer((batch, 1 + keep, 2), device)?,
         })
@@ -294,8 +309,8 @@ impl Mae {
         })
     }
 
-    /// Adds the gradients of `scale` times the loss of the last [`Mae::forward`] to `grads`, a flat
-    /// tensor as [`Params::zeros_like_flat`] makes it. Once for each forward.
+    /// The gradients of `scale` times the loss of the last [`Mae::forward`], into `grads`, a flat tensor as
+    /// [`Params::zeros_like_flat`] makes it. Once for each forward.
     ///
     /// # Errors
     /// If the device fails.
@@ -305,27 +320,25 @@ impl Mae {
         w: &mut MaeWorkspace,
         grads: &Tensor,
         scale: f32,
+        mode: Accumulate,
     ) -> Result<()> {
         on_compute_thread(|| {
-            let (params, ids_restore, encoder) = (&self.params, &input.ids_restore, &w.encoder);
-            self.head.backward(
-                params,
-                grads,
-                ids_restore,
-                &w.head,
-                scale,
-                &w.decoder.gradient,
-            )?;
-            self.decoder.backward(params, grads, &w.decoder)?;
+            let g = Grads {
+                params: &self.params,
+                flat: grads,
+                mode,
+            };
+            let (ids_restore, encoder, dx) = (&input.ids_restore, &w.encoder, &w.decoder.gradient);
+            self.head.backward(g, ids_restore, &w.head, scale, dx)?;
+            self.decoder.backward(g, &w.decoder)?;
             let saved = (&encoder.latent, ids_restore);
-            let dx = &w.decoder.gradient;
             self.unshuffle
-                .backward(params, grads, saved, &w.unshuffle, dx, &w.dlatent)?;
+                .backward(g, saved, &w.unshuffle, dx, &w.dlatent)?;
             let (stream, d) = (encoder.trunk.output(), encoder.trunk.gradient());
             reduce::fill(d, 0.0)?;
             self.norm
-                .backward(params, grads, (stream, &encoder.stats), &w.dlatent, d)?;
-            self.trunk.backward(params, grads, &encoder.trunk)
+                .backward(g, (stream, &encoder.stats), &w.dlatent, d, None)?;
+            self.trunk.backward(g, &encoder.trunk)
         })
     }
 

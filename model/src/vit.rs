@@ -124,14 +124,14 @@ impl VitClassifier {
     ///
     /// # Errors
     /// If the batch is empty or the device has no room.
-    pub fn workspace(&self, batch: usize) -> Result<VitWorkspace> {
+    pub fn workspace(&self, batch: usize, activations: Activations) -> Result<VitWorkspace> {
         if batch == 0 {
             return Err(Error::Config("a batch needs at least one image".into()));
         }
         let (config, device) = (&self.config, self.params.flat().device());
         Ok(VitWorkspace {
             batch,
-            trunk: TrunkWorkspace::new(config, batch, config.patches(), device)?,
+            trunk: TrunkWorkspace::new(config, batch, config.patches(), activations, device)?,
             head: ClassHeadWorkspace::new(config.dim, batch, self.classes, device)?,
         })
     }
@@ -175,17 +175,27 @@ impl VitClassifier {
         })
     }
 
-    /// Adds the gradients of `scale` times the loss of the last [`VitClassifier::forward`] to
-    /// `grads`. Once for each forward.
+    /// The gradients of `scale` times the loss of the last [`VitClassifier::forward`], into `grads`. Once for each forward.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn backward(&self, w: &mut VitWorkspace, grads: &Tensor, scale: f32) -> Result<()> {
+    pub fn backward(
+        &self,
+        w: &mut VitWorkspace,
+        grads: &Tensor,
+        scale: f32,
+        mode: Accumulate,
+    ) -> Result<()> {
         on_compute_thread(|| {
-            let (params, d) = (&self.params, w.trunk.gradient());
-            self.head.backward(params, grads, &w.head, scale, d)?;
-            self.trunk.backward(params, grads, &w.trunk)?;
-            tokens::positions_backward(d, grads, params.range(self.pos_embed))
+            let g = Grads {
+                params: &self.params,
+                flat: grads,
+                mode,
+            };
+            let d = w.trunk.gradient();
+            self.head.backward(g, &w.head, scale, d)?;
+            self.trunk.backward(g, &w.trunk)?;
+            tokens::positions_backward(d, grads, self.params.range(self.pos_embed), mode)
         })
     }
 

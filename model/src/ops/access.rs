@@ -4,6 +4,7 @@
 //! written through [`write_parts`].
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, StorageRef, Tensor, WithDType};
@@ -118,4 +119,35 @@ pub(crate) fn write_parts<const N: usize>(
             Err(_) => unreachable!("as many parts as ranges"),
         }
     })
+}
+
+/// Exclusive numbers that threads write at once, each in places of its own.
+pub(crate) struct Shared<'a> {
+    first: *mut f32,
+    len: usize,
+    exclusive: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it stands for a `&mut [f32]`, which may go to other threads; its only use is unsafe and asks for disjoint ranges.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    pub(crate) fn new(numbers: &'a mut [f32]) -> Self {
+        Self {
+            first: numbers.as_mut_ptr(),
+            len: numbers.len(),
+            exclusive: PhantomData,
+        }
+    }
+
+    /// The numbers of a range.
+    ///
+    /// # Safety
+    /// While the slice lives, no other slice of an overlapping range may.
+    #[expect(clippy::mut_from_ref, reason = "the caller keeps ranges apart")]
+    pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &mut [f32] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the exclusive slice that this was made of; disjoint from others by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
+    }
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::access::{read, write, write_parts};
 use crate::Result;
+use crate::profile::span;
 
 const CHUNK: usize = 1 << 14;
 
@@ -24,6 +25,8 @@ pub struct AdamWStep {
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// What every gradient is multiplied with first: the factor that clips their norm, or 1.
+    pub grad_scale: f32,
     /// Number of this update, from 1, for the bias corrections.
     pub step: u64,
 }
@@ -38,6 +41,7 @@ struct Factors {
     step_size: f32,
     root_correction: f32,
     eps: f32,
+    grad_scale: f32,
 }
 
 /// Updates `range` of the flat parameters and of both moments from the flat gradients.
@@ -52,6 +56,7 @@ pub fn adamw_step(
     range: Range<usize>,
     step: &AdamWStep,
 ) -> Result<()> {
+    let _span = span("AdamW");
     let correction = |beta: f64| 1.0 - beta.powf(step.step as f64);
     let factors = Factors {
         decay: (1.0 - step.lr * step.weight_decay) as f32,
@@ -62,6 +67,7 @@ pub fn adamw_step(
         step_size: (step.lr / correction(step.beta1)) as f32,
         root_correction: (1.0 / correction(step.beta2).sqrt()) as f32,
         eps: step.eps as f32,
+        grad_scale: step.grad_scale,
     };
     let grads = read(grads)?;
     let grads = &grads.f32()?[range.clone()];
@@ -83,6 +89,7 @@ pub fn adamw_step(
 #[multiversion(targets = "simd")]
 fn update(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], f: Factors) {
     for (((p, g), m), v) in params.iter_mut().zip(grads).zip(m).zip(v) {
+        let g = g * f.grad_scale;
         *m = f.beta1 * *m + f.rest1 * g;
         *v = f.beta2 * *v + f.rest2 * (g * g);
         let denominator = v.sqrt() * f.root_correction + f.eps;
@@ -106,6 +113,7 @@ mod tests {
             beta2: 0.95,
             eps: 1e-8,
             weight_decay: 0.5,
+            grad_scale: 1.0,
             step: 1,
         };
         adamw_step(&p, &g, &m, &v, 0..2, &step).unwrap();

@@ -1,8 +1,8 @@
-//! The matrix product, as a safe function over strided views.
+//! The matrix product, as a safe function.
 
 use gemm::Parallelism;
 
-/// A strided matrix over a slice.
+/// A matrix over a slice, row-major or the transpose of one.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a> {
     data: &'a [f32],
@@ -13,24 +13,19 @@ pub(crate) struct Mat<'a> {
 }
 
 impl<'a> Mat<'a> {
-    /// A row-major matrix whose rows begin `row_stride` numbers apart.
-    pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    /// A row-major matrix.
+    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         assert!(
-            fits(data.len(), rows, cols, row_stride),
+            rows * cols <= data.len(),
             "matrix reaches beyond its slice"
         );
         Self {
             data,
             rows,
             cols,
-            row_stride,
+            row_stride: cols,
             col_stride: 1,
         }
-    }
-
-    /// A dense row-major matrix.
-    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        Self::strided(data, rows, cols, cols)
     }
 
     /// The transposed view.
@@ -45,36 +40,14 @@ impl<'a> Mat<'a> {
     }
 }
 
-fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
-    rows == 0
-        || cols == 0
-        || (cols <= row_stride || rows == 1) && (rows - 1) * row_stride + cols <= len
-}
-
-/// Where a product goes.
-pub(crate) struct Out<'a> {
-    /// The numbers; rows begin `row_stride` apart.
-    pub(crate) data: &'a mut [f32],
-    /// Distance between rows.
-    pub(crate) row_stride: usize,
-    /// Whether the product is added to what is there.
-    pub(crate) add: bool,
-}
-
-/// `out = scale * a · b`, or `out += scale * a · b`. `parallel` shares it among the compute
-/// threads; leave it off inside a parallel loop.
-pub(crate) fn product(out: Out<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32, parallel: bool) {
+/// `out = a · b`, or `out += a · b`, row-major `[m, n]`, shared among the compute threads.
+pub(crate) fn product(out: &mut [f32], add: bool, a: Mat<'_>, b: Mat<'_>) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(k, b.rows, "inner dimensions of a product");
     assert!(
-        fits(out.data.len(), m, n, out.row_stride),
+        m * n <= out.len(),
         "product reaches beyond its slice"
     );
-    let parallelism = if parallel {
-        Parallelism::Rayon(0)
-    } else {
-        Parallelism::None
-    };
     // SAFETY: `Mat`'s constructors and the assertion above keep every index that the strides can
     // produce inside the slices; `out` is exclusive, so it overlaps neither input.
     unsafe {
@@ -82,10 +55,10 @@ pub(crate) fn product(out: Out<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32, parallel
             m,
             n,
             k,
-            out.data.as_mut_ptr(),
+            out.as_mut_ptr(),
             1,
-            out.row_stride as isize,
-            out.add,
+            n as isize,
+            add,
             a.data.as_ptr(),
             a.col_stride as isize,
             a.row_stride as isize,
@@ -93,11 +66,11 @@ pub(crate) fn product(out: Out<'_>, a: Mat<'_>, b: Mat<'_>, scale: f32, parallel
             b.col_stride as isize,
             b.row_stride as isize,
             1.0f32,
-            scale,
+            1.0f32,
             false,
             false,
             false,
-            parallelism,
+            Parallelism::Rayon(0),
         );
     }
 }
@@ -111,28 +84,19 @@ mod tests {
         let (m, n, k) = (5, 7, 3);
         let a: Vec<f32> = (0..m * k).map(|i| i as f32 * 0.5 - 3.0).collect();
         let b: Vec<f32> = (0..n * k).map(|i| 2.0 - i as f32 * 0.25).collect();
-        let mut out = vec![1.0; m * (n + 2)];
-        let dst = Out {
-            data: &mut out,
-            row_stride: n + 2,
-            add: true,
-        };
-        product(dst, Mat::new(&a, m, k), Mat::new(&b, n, k).t(), 2.0, true);
+        let mut out = vec![1.0; m * n];
+        product(&mut out, true, Mat::new(&a, m, k), Mat::new(&b, n, k).t());
         for i in 0..m {
             for j in 0..n {
                 let exact: f32 = (0..k).map(|x| a[i * k + x] * b[j * k + x]).sum();
-                assert_eq!(out[i * (n + 2) + j], 1.0 + 2.0 * exact);
+                assert_eq!(out[i * n + j], 1.0 + exact);
             }
-            assert!(
-                i + 1 == m || out[i * (n + 2) + n] == 1.0,
-                "wrote between rows"
-            );
         }
     }
 
     #[test]
     #[should_panic(expected = "beyond its slice")]
     fn a_matrix_must_fit_its_slice() {
-        Mat::strided(&[0.0; 10], 3, 4, 4);
+        Mat::new(&[0.0; 10], 3, 4);
     }
 }

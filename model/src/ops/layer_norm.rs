@@ -1,5 +1,5 @@
-//! Layer norm over the last dimension: x `[M, D]`, y `[M, D]`; the statistics `[M, 2]` (mean,
-//! reciprocal standard deviation) are kept for the backward.
+//! Layer norm over the last dimension: x `[M, D]`, y `[M, D]`; the statistics `[M, 2]` (mean, reciprocal standard deviation) are
+//! kept for the backward. In a block the residual is added on the way in.
 
 use std::ops::Range;
 
@@ -9,12 +9,13 @@ use rayon::prelude::*;
 
 use super::access::{read, write, write_parts, write2};
 use super::math::sum_by;
+use super::reduce::add_rows;
+use super::{Accumulate, pieces, scratch};
 use crate::Result;
+use crate::profile::span;
 
-/// Rows of one piece of work.
-const ROWS: usize = 32;
-/// Columns of one piece of work in the parameters' gradients.
-const COLUMNS: usize = 64;
+/// Rows of one piece of work in the forward.
+const ROWS: usize = 16;
 
 /// `y = (x - mean) / sqrt(variance + eps) * weight + bias`.
 ///
@@ -22,30 +23,89 @@ const COLUMNS: usize = 64;
 /// If a tensor is not a contiguous f32 tensor of a fitting size.
 pub fn forward(
     x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
     eps: f32,
     y: &Tensor,
     stats: &Tensor,
 ) -> Result<()> {
+    let _span = span("layer norm, forward");
     let dim = weight.elem_count();
     let (x, weight, bias) = (read(x)?, read(weight)?, read(bias)?);
-    let (x, weight, bias) = (x.f32()?, weight.f32()?, bias.f32()?);
+    let (x, norm) = (x.f32()?, (weight.f32()?, bias.f32()?, eps));
     write2(y, stats, |y, stats| {
         y.par_chunks_mut(ROWS * dim)
             .zip(x.par_chunks(ROWS * dim))
             .zip(stats.par_chunks_mut(ROWS * 2))
-            .for_each(|((y, x), stats)| forward_rows(x, weight, bias, eps, y, stats));
+            .for_each(|((y, x), stats)| forward_rows(x, norm, y, stats));
+        Ok(())
+    })
+}
+
+/// The residual stream and its norm in one pass: `x += residual + added` (`added` `[D]` is the bias of the layer that made x), then
+/// as [`forward`].
+///
+/// # Errors
+/// As [`forward`].
+pub fn residual_forward(
+    x: &Tensor,
+    (residual, added): (&Tensor, &Tensor),
+    (weight, bias): (&Tensor, &Tensor),
+    eps: f32,
+    y: &Tensor,
+    stats: &Tensor,
+) -> Result<()> {
+    let _span = span("layer norm with residual, forward");
+    let dim = weight.elem_count();
+    let (residual, added) = (read(residual)?, read(added)?);
+    let (residual, added) = (residual.f32()?, added.f32()?);
+    let (weight, bias) = (read(weight)?, read(bias)?);
+    let norm = (weight.f32()?, bias.f32()?, eps);
+    write(x, |x| {
+        write2(y, stats, |y, stats| {
+            y.par_chunks_mut(ROWS * dim)
+                .zip(x.par_chunks_mut(ROWS * dim))
+                .zip(residual.par_chunks(ROWS * dim))
+                .zip(stats.par_chunks_mut(ROWS * 2))
+                .for_each(|(((y, x), residual), stats)| {
+                    add_rows_to(x, residual, added);
+                    forward_rows(x, norm, y, stats);
+                });
+            Ok(())
+        })
+    })
+}
+
+/// `x += residual + added`: the end of a stack, which has no norm of its own.
+///
+/// # Errors
+/// As [`forward`].
+pub fn add_residual(x: &Tensor, residual: &Tensor, added: &Tensor) -> Result<()> {
+    let _span = span("residual");
+    let (residual, added) = (read(residual)?, read(added)?);
+    let (residual, added) = (residual.f32()?, added.f32()?);
+    let piece = ROWS * added.len();
+    write(x, |x| {
+        x.par_chunks_mut(piece)
+            .zip(residual.par_chunks(piece))
+            .for_each(|(x, residual)| add_rows_to(x, residual, added));
         Ok(())
     })
 }
 
 #[multiversion(targets = "simd")]
+fn add_rows_to(x: &mut [f32], residual: &[f32], added: &[f32]) {
+    let dim = added.len();
+    for (x, residual) in x.chunks_exact_mut(dim).zip(residual.chunks_exact(dim)) {
+        for ((x, r), a) in x.iter_mut().zip(residual).zip(added) {
+            *x += r + a;
+        }
+    }
+}
+
+#[multiversion(targets = "simd")]
 fn forward_rows(
     x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    eps: f32,
+    (weight, bias, eps): (&[f32], &[f32], f32),
     y: &mut [f32],
     stats: &mut [f32],
 ) {
@@ -66,33 +126,86 @@ fn forward_rows(
     }
 }
 
-/// Adds the gradient with respect to `x` to `dx` (where the residual's gradient already is).
+/// Where a norm's gradients go in the flat gradients.
+#[derive(Clone, Debug)]
+pub struct NormGrads {
+    /// The weight's range.
+    pub weight: Range<usize>,
+    /// The bias's, behind it.
+    pub bias: Range<usize>,
+    /// Of the bias of the layer whose output, with the residual, this norm took in: it gets the column sums of the finished `dx`.
+    /// Behind the others.
+    pub added: Option<Range<usize>>,
+}
+
+/// Adds the gradient with respect to x to `dx`, where the residual's gradient already is, and makes the parameters' gradients in
+/// the same pass.
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward_input(
-    x: &Tensor,
-    stats: &Tensor,
+pub fn backward(
+    (x, stats): (&Tensor, &Tensor),
     weight: &Tensor,
     dy: &Tensor,
     dx: &Tensor,
+    grads: &Tensor,
+    ranges: NormGrads,
+    mode: Accumulate,
 ) -> Result<()> {
+    let _span = span("layer norm, backward");
     let dim = weight.elem_count();
     let (x, stats, weight, dy) = (read(x)?, read(stats)?, read(weight)?, read(dy)?);
     let (x, stats, weight, dy) = (x.f32()?, stats.f32()?, weight.f32()?, dy.f32()?);
+    let rows = x.len() / dim;
+    let piece = pieces(rows);
+    let count = rows.div_ceil(piece) * dim;
+    // Of each piece: the weight's sums, the bias's, the added one's.
+    let mut sums = scratch::take(3 * count);
+    let (dweight, rest) = sums.split_at_mut(count);
+    let (dbias, dadded) = rest.split_at_mut(count);
     write(dx, |dx| {
-        dx.par_chunks_mut(ROWS * dim)
-            .zip(x.par_chunks(ROWS * dim))
-            .zip(dy.par_chunks(ROWS * dim))
-            .zip(stats.par_chunks(ROWS * 2))
-            .for_each(|(((dx, x), dy), stats)| backward_rows(x, stats, weight, dy, dx));
+        dx.par_chunks_mut(piece * dim)
+            .zip(x.par_chunks(piece * dim))
+            .zip(dy.par_chunks(piece * dim))
+            .zip(stats.par_chunks(piece * 2))
+            .zip(dweight.par_chunks_mut(dim))
+            .zip(dbias.par_chunks_mut(dim))
+            .zip(dadded.par_chunks_mut(dim))
+            .for_each(|((((((dx, x), dy), stats), dweight), dbias), dadded)| {
+                backward_rows((x, stats, weight), dy, dx, [dweight, dbias, dadded]);
+            });
         Ok(())
-    })
+    })?;
+    let NormGrads {
+        weight,
+        bias,
+        added,
+    } = ranges;
+    write_parts(grads, [weight, bias], |[w, b]| {
+        add_rows(dweight, w, mode);
+        add_rows(dbias, b, mode);
+        Ok(())
+    })?;
+    match added {
+        Some(added) => write_parts(grads, [added], |[a]| {
+            add_rows(dadded, a, mode);
+            Ok(())
+        }),
+        None => Ok(()),
+    }
 }
 
 #[multiversion(targets = "simd")]
-fn backward_rows(x: &[f32], stats: &[f32], weight: &[f32], dy: &[f32], dx: &mut [f32]) {
+fn backward_rows(
+    (x, stats, weight): (&[f32], &[f32], &[f32]),
+    dy: &[f32],
+    dx: &mut [f32],
+    [dweight, dbias, dadded]: [&mut [f32]; 3],
+) {
     let dim = weight.len();
+    dweight.fill(0.0);
+    dbias.fill(0.0);
+    dadded.fill(0.0);
     for (((x, dy), dx), stats) in x
         .chunks_exact(dim)
         .zip(dy.chunks_exact(dim))
@@ -102,70 +215,18 @@ fn backward_rows(x: &[f32], stats: &[f32], weight: &[f32], dy: &[f32], dx: &mut 
         let (mean, scale) = (stats[0], stats[1]);
         let sum = sum_by(dim, |i| dy[i] * weight[i]) / dim as f32;
         let dot = sum_by(dim, |i| dy[i] * weight[i] * ((x[i] - mean) * scale)) / dim as f32;
-        for (((dx, x), dy), w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
-            *dx += scale * (dy * w - sum - (x - mean) * scale * dot);
-        }
-    }
-}
-
-/// Adds the gradients of weight and bias to their ranges of the flat gradients; the weight's range
-/// must lie before the bias's.
-///
-/// # Errors
-/// As [`forward`].
-pub fn backward_params(
-    x: &Tensor,
-    stats: &Tensor,
-    dy: &Tensor,
-    grads: &Tensor,
-    weight: Range<usize>,
-    bias: Range<usize>,
-) -> Result<()> {
-    let (x, stats, dy) = (read(x)?, read(stats)?, read(dy)?);
-    let (x, stats, dy) = (x.f32()?, stats.f32()?, dy.f32()?);
-    write_parts(grads, [weight, bias], |[dw, db]| {
-        dw.par_chunks_mut(COLUMNS)
-            .zip(db.par_chunks_mut(COLUMNS))
-            .enumerate()
-            .for_each(|(block, (dw, db))| backward_columns(x, stats, dy, block * COLUMNS, dw, db));
-        Ok(())
-    })
-}
-
-/// `first` is the block's first column; the row length follows from the statistics.
-#[multiversion(targets = "simd")]
-fn backward_columns(
-    x: &[f32],
-    stats: &[f32],
-    dy: &[f32],
-    first: usize,
-    dw: &mut [f32],
-    db: &mut [f32],
-) {
-    let (mut weight, mut bias) = ([0f32; COLUMNS], [0f32; COLUMNS]);
-    let width = dw.len();
-    let dim = x.len() / (stats.len() / 2);
-    for ((x, dy), stats) in x
-        .chunks_exact(dim)
-        .zip(dy.chunks_exact(dim))
-        .zip(stats.chunks_exact(2))
-    {
-        let (mean, scale) = (stats[0], stats[1]);
-        let (x, dy) = (&x[first..first + width], &dy[first..first + width]);
-        for (((w, b), x), dy) in weight[..width]
+        let inputs = x.iter().zip(dy).zip(weight);
+        let outputs = dx
             .iter_mut()
-            .zip(&mut bias[..width])
-            .zip(x)
-            .zip(dy)
-        {
-            *w += dy * ((x - mean) * scale);
-            *b += dy;
+            .zip(&mut *dweight)
+            .zip(&mut *dbias)
+            .zip(&mut *dadded);
+        for (((x, dy), w), (((dx, dweight), dbias), dadded)) in inputs.zip(outputs) {
+            let normal = (x - mean) * scale;
+            *dx += scale * (dy * w - sum - normal * dot);
+            *dweight += dy * normal;
+            *dbias += dy;
+            *dadded += *dx;
         }
-    }
-    for (sum, total) in dw.iter_mut().zip(weight) {
-        *sum += total;
-    }
-    for (sum, total) in db.iter_mut().zip(bias) {
-        *sum += total;
     }
 }

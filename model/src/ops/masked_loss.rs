@@ -3,17 +3,21 @@
 //! respect to the prediction is made in the same pass.
 
 use candle_core::Tensor;
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::access::{read, write2};
+use super::math::sum_by_f64;
 use super::patchify::channel_tables;
+use super::scratch;
 use crate::Result;
 use crate::config::MaeConfig;
+use crate::profile::span;
 
 /// The reference code's epsilon under the root of a patch's variance.
 pub const NORM_PIX_EPS: f32 = 1e-6;
 
-/// prediction `[B, R, P·P·C]` of the removed patches in the order of the shuffled ids, bytes
+/// prediction `[B, R, P·P·C]` of the removed patches in the order of the shuffled ids, without its bias `[P·P·C]`, bytes
 /// `[B, H, W, C]`, `ids_restore` `[B, L]` → each patch's mean squared error into `errors` `[B, R]`;
 /// the prediction becomes the gradient of the batch's mean with respect to it.
 ///
@@ -23,14 +27,16 @@ pub fn forward_backward(
     config: &MaeConfig,
     pixels: &Tensor,
     ids_restore: &Tensor,
-    prediction: &Tensor,
+    (prediction, bias): (&Tensor, &Tensor),
     errors: &Tensor,
 ) -> Result<()> {
+    let _span = span("masked loss");
     let (batch, count, len) = prediction.dims3()?;
     let patches = config.patches();
     let image = pixels.elem_count() / batch;
-    let (pixels, ids_restore) = (read(pixels)?, read(ids_restore)?);
+    let (pixels, ids_restore, bias) = (read(pixels)?, read(ids_restore)?, read(bias)?);
     let (pixels, ids_restore) = (pixels.slice::<u8>()?, ids_restore.slice::<u32>()?);
+    let bias = bias.f32()?;
     let target = Target::new(config);
     let scale = 2.0 / (batch * count * len) as f32;
     write2(prediction, errors, |prediction, errors| {
@@ -39,27 +45,54 @@ pub fn forward_backward(
             .zip(errors.par_chunks_mut(count))
             .zip(pixels.par_chunks(image))
             .zip(ids_restore.par_chunks(patches))
-            .for_each_init(
-                || vec![0f32; len],
-                |patch, (((prediction, errors), pixels), ids_restore)| {
-                    for (id, &place) in ids_restore.iter().enumerate() {
-                        let Some(row) = (place as usize).checked_sub(patches - count) else {
-                            continue;
-                        };
-                        target.patch(pixels, id, patch);
-                        let prediction = &mut prediction[row * len..][..len];
-                        let mut error = 0f64;
-                        for (p, t) in prediction.iter_mut().zip(patch.iter()) {
-                            let difference = *p - t;
-                            error += f64::from(difference * difference);
-                            *p = difference * scale;
-                        }
-                        errors[row] = (error / len as f64) as f32;
-                    }
-                },
-            );
+            .for_each(|(((prediction, errors), pixels), ids_restore)| {
+                let mut patch = scratch::take(len);
+                for (id, &place) in ids_restore.iter().enumerate() {
+                    let Some(row) = (place as usize).checked_sub(patches - count) else {
+                        continue;
+                    };
+                    target.patch(pixels, id, &mut patch);
+                    let prediction = &mut prediction[row * len..][..len];
+                    let error = differences(prediction, bias, &patch, scale);
+                    errors[row] = (error / len as f64) as f32;
+                }
+            });
         Ok(())
     })
+}
+
+/// The sum of the squared differences; the prediction becomes the differences times `scale`.
+#[multiversion(targets = "simd")]
+fn differences(prediction: &mut [f32], bias: &[f32], target: &[f32], scale: f32) -> f64 {
+    for ((p, b), t) in prediction.iter_mut().zip(bias).zip(target) {
+        *p = (*p + b) - t;
+    }
+    let error = sum_by_f64(prediction.len(), |i| {
+        f64::from(prediction[i]) * f64::from(prediction[i])
+    });
+    prediction.iter_mut().for_each(|p| *p *= scale);
+    error
+}
+
+/// Takes out the mean and divides by the standard deviation; returns both.
+#[multiversion(targets = "simd")]
+fn normalise(patch: &mut [f32]) -> (f32, f32) {
+    let len = patch.len() as f64;
+    let mean = sum_by_f64(patch.len(), |i| f64::from(patch[i])) / len;
+    let squares = sum_by_f64(patch.len(), |i| {
+        let x = f64::from(patch[i]) - mean;
+        x * x
+    });
+    // A patch of one number has no unbiased variance; it is left at zero.
+    let variance = if patch.len() > 1 {
+        squares / (len - 1.0)
+    } else {
+        0.0
+    };
+    let std = (variance + f64::from(NORM_PIX_EPS)).sqrt() as f32;
+    let mean = mean as f32;
+    patch.iter_mut().for_each(|x| *x = (*x - mean) / std);
+    (mean, std)
 }
 
 /// What a model is to predict: patches in (row, column, channel) order, normalised by channel and,
@@ -100,24 +133,10 @@ impl Target {
                 }
             }
         }
-        if !self.norm_pix {
-            return (0.0, 1.0);
-        }
-        let len = out.len() as f64;
-        let mean = out.iter().map(|&x| f64::from(x)).sum::<f64>() / len;
-        let squares = out
-            .iter()
-            .map(|&x| (f64::from(x) - mean).powi(2))
-            .sum::<f64>();
-        // A patch of one number has no unbiased variance; it is left at zero.
-        let variance = if out.len() > 1 {
-            squares / (len - 1.0)
+        if self.norm_pix {
+            normalise(out)
         } else {
-            0.0
-        };
-        let std = (variance + f64::from(NORM_PIX_EPS)).sqrt() as f32;
-        let mean = mean as f32;
-        out.iter_mut().for_each(|x| *x = (*x - mean) / std);
-        (mean, std)
+            (0.0, 1.0)
+        }
     }
 }

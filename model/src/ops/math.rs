@@ -75,6 +75,24 @@ pub(crate) fn sum_by(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     lanes[0]
 }
 
+/// As [`sum_by`], in f64.
+#[inline(always)]
+pub(crate) fn sum_by_f64(n: usize, f: impl Fn(usize) -> f64) -> f64 {
+    let mut lanes = [0f64; LANES];
+    let whole = n / LANES * LANES;
+    let mut at = 0;
+    while at < whole {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += f(at + lane);
+        }
+        at += LANES;
+    }
+    for i in whole..n {
+        lanes[i - whole] += f(i);
+    }
+    lanes.iter().sum()
+}
+
 /// The greatest of a row; NaN if any is NaN.
 #[inline(always)]
 pub(crate) fn max(row: &[f32]) -> f32 {

@@ -18,4 +18,21 @@ mod math;
 pub mod patchify;
 pub mod pool;
 pub mod reduce;
+mod scratch;
+mod small;
 pub mod tokens;
+
+/// What happens to gradients that are there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accumulate {
+    /// They are overwritten: the first batch of an update.
+    Replace,
+    /// They are added to.
+    Add,
+}
+
+/// Rows of one piece of work, of `rows`: at most 64 pieces, so that partial sums stay few; by the shape alone, so that the
+/// number of threads does not matter.
+fn pieces(rows: usize) -> usize {
+    rows.div_ceil(64).max(8)
+}

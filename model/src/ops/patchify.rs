@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::access::{read, write};
 use crate::Result;
 use crate::config::VitConfig;
+use crate::profile::span;
 
 /// pixels u8 `[B, H, W, C]` and the patches to take `[B, K]` → `[B, K, C·P·P]` f32 in (channel, row,
 /// column) order, the order of a convolution's weight `[D, C, P, P]`, each channel normalised as
@@ -15,6 +16,7 @@ use crate::config::VitConfig;
 /// # Errors
 /// If a tensor is not a contiguous CPU tensor of its type.
 pub fn forward(config: &VitConfig, pixels: &Tensor, ids: &Tensor, patches: &Tensor) -> Result<()> {
+    let _span = span("patchify");
     let kept = ids.dims2()?.1;
     let (pixels, ids) = (read(pixels)?, read(ids)?);
     let (pixels, ids) = (pixels.slice::<u8>()?, ids.slice::<u32>()?);

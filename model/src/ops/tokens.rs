@@ -8,25 +8,28 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::access::{read, write, write_parts};
-use super::linear::add_column_sums;
+use super::reduce::add_rows;
+use super::{Accumulate, scratch};
 use crate::Result;
+use crate::profile::span;
 
-/// Patch embeddings `[B, K, D]`, their ids `[B, K]`, the class token `[D]` and the position
+/// Patch embeddings `[B, K, D]`, the bias `[D]` that they lack, their ids `[B, K]`, the class token `[D]` and the position
 /// embedding `[1 + L, D]` → `x` `[B, 1 + K, D]`.
 ///
 /// # Errors
 /// If a tensor is not a contiguous CPU tensor of its type.
 pub fn embed_forward(
-    embedded: &Tensor,
+    (embedded, bias): (&Tensor, &Tensor),
     ids: &Tensor,
     class_token: &Tensor,
     positions: &Tensor,
     x: &Tensor,
 ) -> Result<()> {
+    let _span = span("embedding, forward");
     let (_, kept, dim) = embedded.dims3()?;
-    let (embedded, ids) = (read(embedded)?, read(ids)?);
+    let (embedded, bias, ids) = (read(embedded)?, read(bias)?, read(ids)?);
     let (class_token, positions) = (read(class_token)?, read(positions)?);
-    let (embedded, ids) = (embedded.f32()?, ids.slice::<u32>()?);
+    let (embedded, bias, ids) = (embedded.f32()?, bias.f32()?, ids.slice::<u32>()?);
     let (class_token, positions) = (class_token.f32()?, positions.f32()?);
     write(x, |x| {
         x.par_chunks_mut((1 + kept) * dim)
@@ -40,7 +43,8 @@ pub fn embed_forward(
                     .zip(embedded.chunks_exact(dim))
                     .zip(ids)
                 {
-                    add(row, embedded, &positions[(1 + id as usize) * dim..][..dim]);
+                    let position = &positions[(1 + id as usize) * dim..][..dim];
+                    add_biased(row, embedded, bias, position);
                 }
             });
         Ok(())
@@ -53,14 +57,20 @@ fn add(out: &mut [f32], a: &[f32], b: &[f32]) {
     }
 }
 
+fn add_biased(out: &mut [f32], x: &[f32], bias: &[f32], position: &[f32]) {
+    for (((out, x), b), p) in out.iter_mut().zip(x).zip(bias).zip(position) {
+        *out = (x + b) + p;
+    }
+}
+
 fn accumulate(out: &mut [f32], x: &[f32]) {
     for (out, x) in out.iter_mut().zip(x) {
         *out += x;
     }
 }
 
-/// `dx` `[B, 1 + K, D]` → the patch embeddings' gradient `[B, K, D]` (overwritten); the class
-/// token's is added to its range of the flat gradients.
+/// `dx` `[B, 1 + K, D]` → the patch embeddings' gradient `[B, K, D]` (overwritten); the bias's and the class token's go into their
+/// ranges of the flat gradients, which stand in this order.
 ///
 /// # Errors
 /// As [`embed_forward`].
@@ -68,8 +78,10 @@ pub fn embed_backward(
     dx: &Tensor,
     dembedded: &Tensor,
     grads: &Tensor,
-    class_token: Range<usize>,
+    (bias, class_token): (Range<usize>, Range<usize>),
+    mode: Accumulate,
 ) -> Result<()> {
+    let _span = span("embedding, backward");
     let (_, kept, dim) = dembedded.dims3()?;
     let dx = read(dx)?;
     let dx = dx.f32()?;
@@ -79,45 +91,59 @@ pub fn embed_backward(
             .for_each(|(out, dx)| out.copy_from_slice(&dx[dim..]));
         Ok(())
     })?;
-    write_parts(grads, [class_token], |[dclass]| {
+    let dembedded = read(dembedded)?;
+    let dembedded = dembedded.f32()?;
+    write_parts(grads, [bias, class_token], |[dbias, dclass]| {
+        add_rows(dembedded, dbias, mode);
+        if mode == Accumulate::Replace {
+            dclass.fill(0.0);
+        }
         dx.chunks_exact((1 + kept) * dim)
             .for_each(|dx| accumulate(dclass, &dx[..dim]));
         Ok(())
     })
 }
 
-/// Adds the gradient of a trained position embedding `[1 + L, D]` (a classifier's, which sees every
-/// patch in order) to its range of the flat gradients.
+/// The gradient of a trained position embedding `[1 + L, D]` (a classifier's, which sees every patch in order) into its range of
+/// the flat gradients.
 ///
 /// # Errors
 /// As [`embed_forward`].
-pub fn positions_backward(dx: &Tensor, grads: &Tensor, positions: Range<usize>) -> Result<()> {
+pub fn positions_backward(
+    dx: &Tensor,
+    grads: &Tensor,
+    positions: Range<usize>,
+    mode: Accumulate,
+) -> Result<()> {
+    let _span = span("positions, backward");
     let dx = read(dx)?;
     let dx = dx.f32()?;
     write_parts(grads, [positions], |[dpositions]| {
-        add_column_sums(dx, dpositions);
+        add_rows(dx, dpositions, mode);
         Ok(())
     })
 }
 
-/// The decoder's sequence: rows of `visible` `[B, 1 + K, D]` at their places, the mask token `[D]`
+/// The decoder's sequence: rows of `visible` `[B, 1 + K, D]` (without their bias `[D]`) at their places, the mask token `[D]`
 /// elsewhere, plus positions `[1 + L, D]` → `x` `[B, 1 + L, D]`. `ids_restore` is `[B, L]`: where
 /// each patch stands among the shuffled ones, the visible first.
 ///
 /// # Errors
 /// As [`embed_forward`].
 pub fn unshuffle_forward(
-    visible: &Tensor,
+    (visible, bias): (&Tensor, &Tensor),
     ids_restore: &Tensor,
     mask_token: &Tensor,
     positions: &Tensor,
     x: &Tensor,
 ) -> Result<()> {
+    let _span = span("unshuffle, forward");
     let (_, rows, dim) = visible.dims3()?;
     let patches = ids_restore.dims2()?.1;
-    let (visible, ids_restore) = (read(visible)?, read(ids_restore)?);
+    let (visible, bias, ids_restore) = (read(visible)?, read(bias)?, read(ids_restore)?);
     let (mask_token, positions) = (read(mask_token)?, read(positions)?);
-    let (visible, ids_restore) = (visible.f32()?, ids_restore.slice::<u32>()?);
+    let (visible, bias) = (visible.f32()?, bias.f32()?);
+    let ids_restore = ids_restore.slice::<u32>()?;
     let (mask_token, positions) = (mask_token.f32()?, positions.f32()?);
     write(x, |x| {
         x.par_chunks_mut((1 + patches) * dim)
@@ -125,27 +151,26 @@ pub fn unshuffle_forward(
             .zip(ids_restore.par_chunks(patches))
             .for_each(|((x, visible), ids_restore)| {
                 let (class_row, out) = x.split_at_mut(dim);
-                add(class_row, &visible[..dim], &positions[..dim]);
+                add_biased(class_row, &visible[..dim], bias, &positions[..dim]);
                 for ((out, &id), position) in out
                     .chunks_exact_mut(dim)
                     .zip(ids_restore)
                     .zip(positions[dim..].chunks_exact(dim))
                 {
                     let row = 1 + id as usize;
-                    let from = if row < rows {
-                        &visible[row * dim..][..dim]
+                    if row < rows {
+                        add_biased(out, &visible[row * dim..][..dim], bias, position);
                     } else {
-                        mask_token
-                    };
-                    add(out, from, position);
+                        add(out, mask_token, position);
+                    }
                 }
             });
         Ok(())
     })
 }
 
-/// `dx` `[B, 1 + L, D]` → the visible rows' gradient `[B, 1 + K, D]` (overwritten); the mask
-/// token's is added to its range of the flat gradients.
+/// `dx` `[B, 1 + L, D]` → the visible rows' gradient `[B, 1 + K, D]` (overwritten); the mask token's and the bias's go into their
+/// ranges of the flat gradients, which stand in this order.
 ///
 /// # Errors
 /// As [`embed_forward`].
@@ -154,44 +179,43 @@ pub fn unshuffle_backward(
     ids_restore: &Tensor,
     dvisible: &Tensor,
     grads: &Tensor,
-    mask_token: Range<usize>,
+    (mask_token, bias): (Range<usize>, Range<usize>),
+    mode: Accumulate,
 ) -> Result<()> {
-    let (_, rows, dim) = dvisible.dims3()?;
+    let _span = span("unshuffle, backward");
+    let (batch, rows, dim) = dvisible.dims3()?;
     let patches = ids_restore.dims2()?.1;
     let (dx, ids_restore) = (read(dx)?, read(ids_restore)?);
     let (dx, ids_restore) = (dx.f32()?, ids_restore.slice::<u32>()?);
+    // One sum a sample in parallel, then over the samples in order: the mask token's, the bias's.
+    let mut sums = scratch::take(2 * batch * dim);
+    let (masks, biases) = sums.split_at_mut(batch * dim);
     write(dvisible, |dvisible| {
         dvisible
             .par_chunks_mut(rows * dim)
             .zip(dx.par_chunks((1 + patches) * dim))
             .zip(ids_restore.par_chunks(patches))
-            .for_each(|((dvisible, dx), ids_restore)| {
+            .zip(masks.par_chunks_mut(dim))
+            .zip(biases.par_chunks_mut(dim))
+            .for_each(|((((dvisible, dx), ids_restore), mask), bias)| {
+                mask.fill(0.0);
+                bias.copy_from_slice(&dx[..dim]);
                 dvisible[..dim].copy_from_slice(&dx[..dim]);
                 for (dx, &id) in dx[dim..].chunks_exact(dim).zip(ids_restore) {
                     let row = 1 + id as usize;
                     if row < rows {
                         dvisible[row * dim..][..dim].copy_from_slice(dx);
+                        accumulate(bias, dx);
+                    } else {
+                        accumulate(mask, dx);
                     }
                 }
             });
         Ok(())
     })?;
-    // One sum a sample in parallel, then over the samples in order.
-    let sums: Vec<Vec<f32>> = dx
-        .par_chunks((1 + patches) * dim)
-        .zip(ids_restore.par_chunks(patches))
-        .map(|(dx, ids_restore)| {
-            let mut sum = vec![0f32; dim];
-            for (dx, &id) in dx[dim..].chunks_exact(dim).zip(ids_restore) {
-                if 1 + id as usize >= rows {
-                    accumulate(&mut sum, dx);
-                }
-            }
-            sum
-        })
-        .collect();
-    write_parts(grads, [mask_token], |[dmask]| {
-        sums.iter().for_each(|sum| accumulate(dmask, sum));
+    write_parts(grads, [mask_token, bias], |[dmask, dbias]| {
+        add_rows(masks, dmask, mode);
+        add_rows(biases, dbias, mode);
         Ok(())
     })
 }
@@ -201,6 +225,7 @@ pub fn unshuffle_backward(
 /// # Errors
 /// As [`embed_forward`].
 pub fn removed_forward(x: &Tensor, ids_restore: &Tensor, removed: &Tensor) -> Result<()> {
+    let _span = span("removed rows, forward");
     let (_, count, dim) = removed.dims3()?;
     let patches = ids_restore.dims2()?.1;
     let (x, ids_restore) = (read(x)?, read(ids_restore)?);
@@ -227,6 +252,7 @@ pub fn removed_forward(x: &Tensor, ids_restore: &Tensor, removed: &Tensor) -> Re
 /// # Errors
 /// As [`embed_forward`].
 pub fn removed_backward(dremoved: &Tensor, ids_restore: &Tensor, dx: &Tensor) -> Result<()> {
+    let _span = span("removed rows, backward");
     let (_, count, dim) = dremoved.dims3()?;
     let patches = ids_restore.dims2()?.1;
     let (dremoved, ids_restore) = (read(dremoved)?, read(ids_restore)?);

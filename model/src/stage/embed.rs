@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::{Linear, buffer};
+use super::{Grads, Linear, buffer};
 use crate::Result;
 use crate::config::VitConfig;
 use crate::init::Init;
@@ -66,9 +66,9 @@ impl Embed {
         x: &Tensor,
     ) -> Result<()> {
         patchify::forward(&self.config, pixels, ids, &w.patches)?;
-        self.proj.forward(params, &w.patches, None, &w.embedded)?;
+        self.proj.forward(params, &w.patches, &w.embedded)?;
         tokens::embed_forward(
-            &w.embedded,
+            (&w.embedded, self.proj.bias(params)),
             ids,
             params.view(self.class_token),
             positions,
@@ -77,15 +77,12 @@ impl Embed {
     }
 
     /// Takes the gradient of x `[B, 1 + K, D]`; nothing lies further back.
-    pub(crate) fn backward(
-        &self,
-        params: &Params,
-        grads: &Tensor,
-        w: &EmbedWorkspace,
-        dx: &Tensor,
-    ) -> Result<()> {
-        tokens::embed_backward(dx, &w.embedded, grads, params.range(self.class_token))?;
-        self.proj
-            .backward_params(params, grads, &w.patches, &w.embedded)
+    pub(crate) fn backward(&self, g: Grads<'_>, w: &EmbedWorkspace, dx: &Tensor) -> Result<()> {
+        let ranges = (
+            self.proj.bias_range(g.params),
+            g.params.range(self.class_token),
+        );
+        tokens::embed_backward(dx, &w.embedded, g.flat, ranges, g.mode)?;
+        self.proj.backward_weight(g, &w.patches, &w.embedded)
     }
 }

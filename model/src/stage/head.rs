@@ -3,11 +3,11 @@
 
 use candle_core::{Device, Tensor};
 
-use super::{Linear, Norm, buffer};
+use super::{Grads, Linear, Norm, buffer};
 use crate::Result;
 use crate::config::{MaeConfig, Pooling, VitConfig};
 use crate::init::Init;
-use crate::ops::{cross_entropy, masked_loss, pool, reduce, tokens};
+use crate::ops::{cross_entropy, linear, masked_loss, pool, reduce, tokens};
 use crate::params::{Params, ParamsBuilder};
 
 /// Norm and projection to pixels, for removed patches only.
@@ -73,15 +73,15 @@ impl PixelHead {
     ) -> Result<()> {
         tokens::removed_forward(x, ids_restore, &w.removed)?;
         self.norm.forward(params, &w.removed, &w.normed, &w.stats)?;
-        self.pred.forward(params, &w.normed, None, &w.prediction)?;
-        masked_loss::forward_backward(config, pixels, ids_restore, &w.prediction, &w.errors)
+        self.pred.forward(params, &w.normed, &w.prediction)?;
+        let prediction = (&w.prediction, self.pred.bias(params));
+        masked_loss::forward_backward(config, pixels, ids_restore, prediction, &w.errors)
     }
 
     /// Overwrites `dx` with the gradient of the decoder's output, the loss weighted by `scale`.
     pub(crate) fn backward(
         &self,
-        params: &Params,
-        grads: &Tensor,
+        g: Grads<'_>,
         ids_restore: &Tensor,
         w: &PixelHeadWorkspace,
         scale: f32,
@@ -90,18 +90,14 @@ impl PixelHead {
         if scale != 1.0 {
             reduce::scale(&w.prediction, scale)?;
         }
+        self.pred.backward_weight(g, &w.normed, &w.prediction)?;
+        self.pred.backward_bias(g, &w.prediction)?;
         self.pred
-            .backward_params(params, grads, &w.normed, &w.prediction)?;
-        self.pred
-            .backward_input(params, &w.prediction, &w.dnormed)?;
+            .backward_input(g.params, &w.prediction, &w.dnormed)?;
         reduce::fill(&w.dremoved, 0.0)?;
-        self.norm.backward(
-            params,
-            grads,
-            (&w.removed, &w.stats),
-            &w.dnormed,
-            &w.dremoved,
-        )?;
+        let saved = (&w.removed, &w.stats);
+        self.norm
+            .backward(g, saved, &w.dnormed, &w.dremoved, None)?;
         tokens::removed_backward(&w.dremoved, ids_restore, dx)
     }
 
@@ -113,7 +109,8 @@ impl PixelHead {
         let stats = buffer((batch, tokens, 2), device)?;
         let all = buffer((batch, tokens, self.len), device)?;
         self.norm.forward(params, x, &normed, &stats)?;
-        self.pred.forward(params, &normed, None, &all)?;
+        self.pred.forward(params, &normed, &all)?;
+        linear::add_bias(&all, self.pred.bias(params))?;
         Ok(all.narrow(1, 1, tokens - 1)?)
     }
 }
@@ -183,7 +180,8 @@ impl ClassHead {
     ) -> Result<()> {
         pool::forward(self.pooling, x, &w.pooled)?;
         self.norm.forward(params, &w.pooled, &w.normed, &w.stats)?;
-        self.linear.forward(params, &w.normed, None, &w.logits)
+        self.linear.forward(params, &w.normed, &w.logits)?;
+        linear::add_bias(&w.logits, self.linear.bias(params))
     }
 
     /// Losses against `targets` `[B, classes]`; the logits become their gradient.
@@ -194,8 +192,7 @@ impl ClassHead {
     /// Overwrites `dx` `[B, 1 + L, D]`, the loss weighted by `scale`.
     pub(crate) fn backward(
         &self,
-        params: &Params,
-        grads: &Tensor,
+        g: Grads<'_>,
         w: &ClassHeadWorkspace,
         scale: f32,
         dx: &Tensor,
@@ -203,12 +200,13 @@ impl ClassHead {
         if scale != 1.0 {
             reduce::scale(&w.logits, scale)?;
         }
+        self.linear.backward_weight(g, &w.normed, &w.logits)?;
+        self.linear.backward_bias(g, &w.logits)?;
         self.linear
-            .backward_params(params, grads, &w.normed, &w.logits)?;
-        self.linear.backward_input(params, &w.logits, &w.dnormed)?;
+            .backward_input(g.params, &w.logits, &w.dnormed)?;
         reduce::fill(&w.dpooled, 0.0)?;
-        self.norm
-            .backward(params, grads, (&w.pooled, &w.stats), &w.dnormed, &w.dpooled)?;
+        let saved = (&w.pooled, &w.stats);
+        self.norm.backward(g, saved, &w.dnormed, &w.dpooled, None)?;
         pool::backward(self.pooling, &w.dpooled, dx)
     }
 }

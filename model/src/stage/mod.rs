@@ -1,7 +1,7 @@
 //! The stages of a model: each holds its parameters' places and has a forward and a backward side
 //! by side. Activations live in workspaces that are planned once for a batch shape.
 //!
-//! Backward stages add parameter gradients to the flat gradient tensor and pass the gradient of
+//! Backward stages put parameter gradients into the flat gradient tensor (or add them) and pass the gradient of
 //! their input on in the buffer that brought that of their output, where shapes allow.
 
 pub mod block;
@@ -10,11 +10,14 @@ pub mod head;
 pub mod trunk;
 pub mod unshuffle;
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Shape, Tensor};
 
 use crate::Result;
 use crate::init::Init;
-use crate::ops::{layer_norm, linear, reduce};
+use crate::ops::layer_norm::NormGrads;
+use crate::ops::{Accumulate, layer_norm, linear, reduce};
 use crate::params::{ParamId, Params, ParamsBuilder};
 
 /// A linear layer's parameters.
@@ -42,41 +45,40 @@ impl Linear {
         Self { weight, bias }
     }
 
-    pub(crate) fn forward(
-        &self,
-        params: &Params,
-        x: &Tensor,
-        residual: Option<&Tensor>,
-        y: &Tensor,
-    ) -> Result<()> {
-        linear::forward(
-            x,
-            params.view(self.weight),
-            params.view(self.bias),
-            residual,
-            y,
-        )
+    /// The product alone; who reads y adds [`Linear::bias`].
+    pub(crate) fn forward(&self, params: &Params, x: &Tensor, y: &Tensor) -> Result<()> {
+        linear::forward(x, params.view(self.weight), y)
+    }
+
+    pub(crate) fn bias<'p>(&self, params: &'p Params) -> &'p Tensor {
+        params.view(self.bias)
+    }
+
+    /// Where the bias's gradient goes, which is made where that of y is.
+    pub(crate) fn bias_range(&self, params: &Params) -> Range<usize> {
+        params.range(self.bias)
     }
 
     pub(crate) fn backward_input(&self, params: &Params, dy: &Tensor, dx: &Tensor) -> Result<()> {
         linear::backward_input(dy, params.view(self.weight), dx)
     }
 
-    pub(crate) fn backward_params(
-        &self,
-        params: &Params,
-        grads: &Tensor,
-        x: &Tensor,
-        dy: &Tensor,
-    ) -> Result<()> {
-        linear::backward_params(
-            x,
-            dy,
-            grads,
-            params.range(self.weight),
-            params.range(self.bias),
-        )
+    pub(crate) fn backward_weight(&self, g: Grads<'_>, x: &Tensor, dy: &Tensor) -> Result<()> {
+        linear::backward_weight(x, dy, g.flat, g.params.range(self.weight), g.mode)
     }
+
+    /// The bias's gradient where no operation makes it on the way.
+    pub(crate) fn backward_bias(&self, g: Grads<'_>, dy: &Tensor) -> Result<()> {
+        reduce::column_sums(dy, g.flat, g.params.range(self.bias), g.mode)
+    }
+}
+
+/// Parameters, and where their gradients go.
+#[derive(Clone, Copy)]
+pub(crate) struct Grads<'a> {
+    pub(crate) params: &'a Params,
+    pub(crate) flat: &'a Tensor,
+    pub(crate) mode: Accumulate,
 }
 
 /// A layer norm's parameters.
@@ -101,22 +103,43 @@ impl Norm {
         y: &Tensor,
         stats: &Tensor,
     ) -> Result<()> {
-        let (weight, bias) = (params.view(self.weight), params.view(self.bias));
-        layer_norm::forward(x, weight, bias, self.eps, y, stats)
+        layer_norm::forward(x, self.views(params), self.eps, y, stats)
     }
 
-    /// Adds to the parameters' gradients, and the input's gradient to `dx`.
-    pub(crate) fn backward(
+    /// `x`, a product of `layer`, takes its bias and the residual; then the norm.
+    pub(crate) fn residual_forward(
         &self,
         params: &Params,
-        grads: &Tensor,
+        x: &Tensor,
+        (residual, layer): (&Tensor, &Linear),
+        y: &Tensor,
+        stats: &Tensor,
+    ) -> Result<()> {
+        let added = (residual, layer.bias(params));
+        layer_norm::residual_forward(x, added, self.views(params), self.eps, y, stats)
+    }
+
+    /// Makes the parameters' gradients and adds the input's to `dx`; where the input was a product of `layer`, the gradient of
+    /// its bias too.
+    pub(crate) fn backward(
+        &self,
+        g: Grads<'_>,
         (x, stats): (&Tensor, &Tensor),
         dy: &Tensor,
         dx: &Tensor,
+        layer: Option<&Linear>,
     ) -> Result<()> {
-        let (weight, bias) = (params.range(self.weight), params.range(self.bias));
-        layer_norm::backward_params(x, stats, dy, grads, weight, bias)?;
-        layer_norm::backward_input(x, stats, params.view(self.weight), dy, dx)
+        let ranges = NormGrads {
+            weight: g.params.range(self.weight),
+            bias: g.params.range(self.bias),
+            added: layer.map(|layer| layer.bias_range(g.params)),
+        };
+        let weight = g.params.view(self.weight);
+        layer_norm::backward((x, stats), weight, dy, dx, g.flat, ranges, g.mode)
+    }
+
+    fn views<'p>(&self, params: &'p Params) -> (&'p Tensor, &'p Tensor) {
+        (params.view(self.weight), params.view(self.bias))
     }
 }
 

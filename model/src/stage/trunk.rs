@@ -3,7 +3,8 @@
 
 use candle_core::{Device, Tensor};
 
-use super::block::{BlockDims, Stack, StackWorkspace};
+use super::Grads;
+use super::block::{Activations, BlockDims, Stack, StackWorkspace};
 use super::embed::{Embed, EmbedWorkspace};
 use crate::Result;
 use crate::config::VitConfig;
@@ -27,6 +28,7 @@ impl TrunkWorkspace {
         config: &VitConfig,
         batch: usize,
         keep: usize,
+        activations: Activations,
         device: &Device,
     ) -> Result<Self> {
         let dims = BlockDims {
@@ -38,7 +40,7 @@ impl TrunkWorkspace {
         };
         Ok(Self {
             embed: EmbedWorkspace::new(config, batch, keep, device)?,
-            blocks: StackWorkspace::new(dims, config.depth, device)?,
+            blocks: StackWorkspace::new(dims, config.depth, activations, device)?,
         })
     }
 
@@ -75,14 +77,8 @@ impl Trunk {
         self.blocks.forward(params, &w.blocks)
     }
 
-    pub(crate) fn backward(
-        &self,
-        params: &Params,
-        grads: &Tensor,
-        w: &TrunkWorkspace,
-    ) -> Result<()> {
-        self.blocks.backward(params, grads, &w.blocks)?;
-        self.embed
-            .backward(params, grads, &w.embed, &w.blocks.gradient)
+    pub(crate) fn backward(&self, g: Grads<'_>, w: &TrunkWorkspace) -> Result<()> {
+        self.blocks.backward(g, &w.blocks)?;
+        self.embed.backward(g, &w.embed, &w.blocks.gradient)
     }
 }

@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::{Linear, buffer};
+use super::{Grads, Linear, buffer};
 use crate::Result;
 use crate::init::Init;
 use crate::ops::tokens;
@@ -51,25 +51,27 @@ impl Unshuffle {
         w: &UnshuffleWorkspace,
         x: &Tensor,
     ) -> Result<()> {
-        self.embed.forward(params, latent, None, &w.visible)?;
+        self.embed.forward(params, latent, &w.visible)?;
+        let visible = (&w.visible, self.embed.bias(params));
         let mask_token = params.view(self.mask_token);
-        tokens::unshuffle_forward(&w.visible, ids_restore, mask_token, positions, x)
+        tokens::unshuffle_forward(visible, ids_restore, mask_token, positions, x)
     }
 
     /// From the gradient of x to that of latent, `dlatent`, which is overwritten.
     pub(crate) fn backward(
         &self,
-        params: &Params,
-        grads: &Tensor,
+        g: Grads<'_>,
         (latent, ids_restore): (&Tensor, &Tensor),
         w: &UnshuffleWorkspace,
         dx: &Tensor,
         dlatent: &Tensor,
     ) -> Result<()> {
-        let mask_token = params.range(self.mask_token);
-        tokens::unshuffle_backward(dx, ids_restore, &w.visible, grads, mask_token)?;
-        self.embed
-            .backward_params(params, grads, latent, &w.visible)?;
-        self.embed.backward_input(params, &w.visible, dlatent)
+        let ranges = (
+            g.params.range(self.mask_token),
+            self.embed.bias_range(g.params),
+        );
+        tokens::unshuffle_backward(dx, ids_restore, &w.visible, g.flat, ranges, g.mode)?;
+        self.embed.backward_weight(g, latent, &w.visible)?;
+        self.embed.backward_input(g.params, &w.visible, dlatent)
     }
 }

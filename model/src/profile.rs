@@ -1,0 +1,65 @@
+//! Where a step's time goes, by operation. Off until [`start`]; then every operation counts its calls and its time.
+//!
+//! Operations follow one another on one thread and share their work among the compute threads, so the times add up to that of
+//! the step, but for what lies between operations.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+static ON: AtomicBool = AtomicBool::new(false);
+static TIMES: Mutex<BTreeMap<&'static str, (u64, Duration)>> = Mutex::new(BTreeMap::new());
+
+/// What one operation took since [`start`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpTime {
+    /// The operation, with its direction.
+    pub name: &'static str,
+    /// How often it ran.
+    pub calls: u64,
+    /// All calls together.
+    pub time: Duration,
+}
+
+/// Begins to count, from nothing.
+pub fn start() {
+    TIMES.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    ON.store(true, Ordering::Relaxed);
+}
+
+/// Stops counting and returns what was counted, the longest first.
+pub fn finish() -> Vec<OpTime> {
+    ON.store(false, Ordering::Relaxed);
+    let times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut times: Vec<OpTime> = times
+        .iter()
+        .map(|(&name, &(calls, time))| OpTime { name, calls, time })
+        .collect();
+    times.sort_by_key(|op| std::cmp::Reverse(op.time));
+    times
+}
+
+/// Counts from now to its end as `name`.
+pub(crate) fn span(name: &'static str) -> Span {
+    Span {
+        name,
+        started: ON.load(Ordering::Relaxed).then(Instant::now),
+    }
+}
+
+pub(crate) struct Span {
+    name: &'static str,
+    started: Option<Instant>,
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        if let Some(started) = self.started {
+            let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+            let (calls, time) = times.entry(self.name).or_default();
+            *calls += 1;
+            *time += started.elapsed();
+        }
+    }
+}

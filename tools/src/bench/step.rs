@@ -1,0 +1,377 @@
+//! `mae bench step`: how long an update takes, part by part, and what of the machine's product rate it reaches.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use candle_core::{DType, Device, Tensor};
+use clap::Args;
+use mae_model::ops::linear;
+use mae_model::profile::{self, OpTime};
+use mae_model::{Mae, MaeConfig, MaeInput};
+use mae_trainer::Stepper;
+use mae_trainer::config::{DeviceKind, InputSize};
+use mae_trainer::optim::{AdamW, AdamWSettings};
+use serde::Serialize;
+
+use super::process;
+use super::statistics::median;
+use crate::units::show_bytes;
+use crate::{Outcome, Usage, table};
+
+/// Side of the square matrices whose product gives the machine's rate.
+const PRODUCT_SIDE: usize = 2048;
+/// Different batches, taken in turn.
+const INPUTS: usize = 4;
+
+/// Time a training step on random images: forward, backward, optimiser
+///
+/// Operations are counted as two for each multiply-add of the model's products, forward and backward, nothing else and nothing
+/// twice. The product rate that they are compared with is measured first, on square matrices of 2048.
+#[derive(Debug, Args)]
+pub(crate) struct StepArgs {
+    /// Model by name, as `mae pretrain` takes it
+    #[arg(long, default_value = "mae-base-patch16", value_name = "NAME")]
+    model: String,
+
+    /// Input size in pixels, one number or HEIGHTxWIDTH [default: the model's]
+    #[arg(long, value_name = "SIZE")]
+    input_size: Option<InputSize>,
+
+    /// Images a step
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    batch_size: usize,
+
+    /// Share of the patches removed
+    #[arg(long, default_value_t = 0.75, value_name = "RATIO")]
+    mask_ratio: f64,
+
+    /// Normalise each target patch by its own mean and variance
+    #[arg(long)]
+    norm_pix_loss: bool,
+
+    /// Clip the gradient's norm to this
+    #[arg(long, value_name = "NORM")]
+    clip_grad: Option<f64>,
+
+    /// Where the arithmetic runs
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: DeviceKind,
+
+    /// Threads for arithmetic; 0 takes every core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+
+    /// Steps that are measured, after two that are not
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    steps: usize,
+
+    /// Show the time of each operation
+    #[arg(long)]
+    profile: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    parameters: usize,
+    image_size: (usize, usize),
+    batch_size: usize,
+    visible_patches: usize,
+    removed_patches: usize,
+    device: String,
+    threads: usize,
+    steps: usize,
+    images_per_second: f64,
+    /// Medians over the steps.
+    milliseconds: Milliseconds,
+    /// Operations of the products for one image, forward and backward.
+    gigaflop_per_image: f64,
+    /// Of the whole step.
+    gigaflop_per_second: f64,
+    product_gigaflop_per_second: f64,
+    /// Of forward and backward, over the product rate.
+    share_of_product_rate: f64,
+    peak_memory_bytes: Option<u64>,
+    /// Peak less 16 bytes a parameter: weights, gradients, two moments.
+    memory_beyond_parameters_bytes: Option<u64>,
+    minor_faults_per_step: Option<f64>,
+    loss: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Vec<Operation>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Milliseconds {
+    step: f64,
+    step_min: f64,
+    step_max: f64,
+    forward: f64,
+    backward: f64,
+    optimizer: f64,
+}
+
+/// One operation in an average step.
+#[derive(Debug, Serialize)]
+struct Operation {
+    name: String,
+    calls: f64,
+    milliseconds: f64,
+    share: f64,
+}
+
+pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
+    if args.steps == 0 || args.batch_size == 0 {
+        return Err(Usage("--steps and --batch-size must be above 0".to_owned()).into());
+    }
+    mae_model::set_threads(args.threads)?;
+    let device = match args.device {
+        DeviceKind::Cpu => Device::Cpu,
+    };
+    let config = config(args).map_err(|error| Usage(error.to_string()))?;
+    let keep = config.keep(args.mask_ratio);
+    let product_rate = product_rate(&device)?;
+    process::forget_peak();
+
+    let inputs = (0..INPUTS)
+        .map(|seed| input(&config, args.batch_size, keep, seed as u64, &device))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let mae = Mae::new(config.clone(), &device, 0)?;
+    let parameters = mae.params.count();
+    let settings = AdamWSettings {
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.05,
+    };
+    let adamw = AdamW::new(&mae.params, settings)?;
+    let mut stepper = Stepper::new(mae, adamw, args.batch_size, keep, args.clip_grad)
+        .map_err(|error| Usage(error.to_string()))?;
+
+    let mut loss = 0.0;
+    let mut step = |number: usize| -> anyhow::Result<[Duration; 3]> {
+        let input = &inputs[number % INPUTS];
+        let started = Instant::now();
+        loss = stepper.forward(input)?;
+        let forward = started.elapsed();
+        stepper.backward(input, 1.0)?;
+        let backward = started.elapsed() - forward;
+        stepper.apply(1e-4, number as u64 + 1)?;
+        Ok([forward, backward, started.elapsed() - forward - backward])
+    };
+    let warm_up = 2;
+    for number in 0..warm_up {
+        step(number)?;
+    }
+    if args.profile {
+        profile::start();
+    }
+    let before = process::usage();
+    let times = (warm_up..warm_up + args.steps)
+        .map(&mut step)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let used = before.zip(process::usage());
+    let operations = args.profile.then(profile::finish);
+
+    let part = |i: usize| median(times.iter().map(|t| t[i].as_secs_f64()).collect());
+    let whole: Vec<f64> = times
+        .iter()
+        .map(|t| t.iter().sum::<Duration>().as_secs_f64())
+        .collect();
+    let step_seconds = median(whole.clone());
+    let flop = config.flops(keep).total() * args.batch_size as f64;
+    let peak = process::peak_memory();
+    let report = Report {
+        model: args.model.clone(),
+        parameters,
+        image_size: config.vit.image_size,
+        batch_size: args.batch_size,
+        visible_patches: keep,
+        removed_patches: config.patches() - keep,
+        device: args.device.to_string(),
+        threads: mae_model::threads(),
+        steps: args.steps,
+        images_per_second: args.batch_size as f64 / step_seconds,
+        milliseconds: Milliseconds {
+            step: step_seconds * 1e3,
+            step_min: whole.iter().copied().fold(f64::INFINITY, f64::min) * 1e3,
+            step_max: whole.iter().copied().fold(0.0, f64::max) * 1e3,
+            forward: part(0) * 1e3,
+            backward: part(1) * 1e3,
+            optimizer: part(2) * 1e3,
+        },
+        gigaflop_per_image: config.flops(keep).total() / 1e9,
+        gigaflop_per_second: flop / step_seconds / 1e9,
+        product_gigaflop_per_second: product_rate / 1e9,
+        share_of_product_rate: flop / (part(0) + part(1)) / product_rate,
+        peak_memory_bytes: peak,
+        memory_beyond_parameters_bytes: peak
+            .map(|peak| peak.saturating_sub(16 * parameters as u64)),
+        minor_faults_per_step: used
+            .map(|(a, b)| (b.minor_faults - a.minor_faults) as f64 / args.steps as f64),
+        loss,
+        profile: operations.map(|operations| per_step(&operations, args.steps, &whole)),
+    };
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        out.write_all(page(&report).as_bytes())?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn config(args: &StepArgs) -> mae_model::Result<MaeConfig> {
+    let native = MaeConfig::native_size(&args.model).unwrap_or(224);
+    let size = args
+        .input_size
+        .map_or((native, native), |size| (size.height, size.width));
+    let mut config = MaeConfig::named(&args.model, size, 3)?;
+    config.norm_pix_loss = args.norm_pix_loss;
+    Ok(config)
+}
+
+/// Operations a second of a large product: the median of several.
+fn product_rate(device: &Device) -> anyhow::Result<f64> {
+    let side = PRODUCT_SIDE;
+    let matrix = || Tensor::ones((side, side), DType::F32, device);
+    let (a, b, product) = (matrix()?, matrix()?, matrix()?);
+    let mut seconds = Vec::new();
+    for _ in 0..12 {
+        let started = Instant::now();
+        linear::backward_input(&a, &b, &product)?;
+        device.synchronize()?;
+        seconds.push(started.elapsed().as_secs_f64());
+    }
+    // The first ones find cold memory.
+    Ok(2.0 * (side as f64).powi(3) / median(seconds.split_off(2)))
+}
+
+/// Random bytes under random masks.
+fn input(
+    config: &MaeConfig,
+    batch: usize,
+    keep: usize,
+    seed: u64,
+    device: &Device,
+) -> anyhow::Result<MaeInput> {
+    let mut state = seed + 1;
+    let mut next = move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    let (height, width) = config.vit.image_size;
+    let pixels: Vec<u8> = (0..batch * height * width * config.vit.channels)
+        .map(|_| next() as u8)
+        .collect();
+    let patches = config.patches();
+    let (mut kept, mut restore) = (Vec::new(), Vec::new());
+    for _ in 0..batch {
+        let mut shuffled: Vec<u32> = (0..patches as u32).collect();
+        for i in 0..patches {
+            shuffled.swap(i, i + next() % (patches - i));
+        }
+        shuffled[..keep].sort_unstable();
+        kept.extend(&shuffled[..keep]);
+        let mut places = vec![0; patches];
+        for (place, &patch) in shuffled.iter().enumerate() {
+            places[patch as usize] = place as u32;
+        }
+        restore.extend(places);
+    }
+    MaeInput::from_host(config, &pixels, &kept, &restore, device).context("a random batch")
+}
+
+fn per_step(operations: &[OpTime], steps: usize, whole: &[f64]) -> Vec<Operation> {
+    let all: f64 = whole.iter().sum();
+    let known: f64 = operations.iter().map(|op| op.time.as_secs_f64()).sum();
+    let operation = |name: &str, calls: u64, seconds: f64| Operation {
+        name: name.to_owned(),
+        calls: calls as f64 / steps as f64,
+        milliseconds: seconds * 1e3 / steps as f64,
+        share: seconds / all,
+    };
+    operations
+        .iter()
+        .map(|op| operation(op.name, op.calls, op.time.as_secs_f64()))
+        .chain([operation("between operations", 0, (all - known).max(0.0))])
+        .collect()
+}
+
+fn page(report: &Report) -> String {
+    let ms = |x: f64| format!("{x:.1}");
+    let size = |bytes: Option<u64>| bytes.map_or_else(|| "–".to_owned(), show_bytes);
+    let mut rows: Vec<Vec<String>> = [
+        ("img/s", format!("{:.2}", report.images_per_second)),
+        ("ms a step", ms(report.milliseconds.step)),
+        (
+            "  lowest – highest",
+            format!(
+                "{:.1}–{:.1}",
+                report.milliseconds.step_min, report.milliseconds.step_max
+            ),
+        ),
+        ("  forward", ms(report.milliseconds.forward)),
+        ("  backward", ms(report.milliseconds.backward)),
+        ("  optimiser", ms(report.milliseconds.optimizer)),
+        (
+            "GFLOP an image",
+            format!("{:.2}", report.gigaflop_per_image),
+        ),
+        ("GFLOP/s", format!("{:.0}", report.gigaflop_per_second)),
+        (
+            "  of a large product",
+            format!("{:.0}", report.product_gigaflop_per_second),
+        ),
+        (
+            "  forward + backward, share of it",
+            format!("{:.1}%", report.share_of_product_rate * 100.0),
+        ),
+        ("peak memory", size(report.peak_memory_bytes)),
+        (
+            "  less 16 bytes a parameter",
+            size(report.memory_beyond_parameters_bytes),
+        ),
+        (
+            "minor faults a step",
+            report
+                .minor_faults_per_step
+                .map_or_else(|| "–".to_owned(), |faults| format!("{faults:.0}")),
+        ),
+        ("loss", format!("{:.4}", report.loss)),
+    ]
+    .map(|(name, value)| vec![name.to_owned(), value])
+    .to_vec();
+    rows.insert(
+        0,
+        vec!["batch".to_owned(), report.batch_size.to_string()],
+    );
+    let head = [
+        format!("{}, {}", report.model, report.device),
+        format!("{} thr", report.threads),
+    ];
+    let mut text = table::text(&head, &rows);
+    if let Some(operations) = &report.profile {
+        let head = ["operation", "calls a step", "ms a step", "share"].map(str::to_owned);
+        let rows: Vec<Vec<String>> = operations
+            .iter()
+            .map(|op| {
+                vec![
+                    op.name.clone(),
+                    format!("{:.0}", op.calls),
+                    format!("{:.2}", op.milliseconds),
+                    format!("{:.1}%", op.share * 100.0),
+                ]
+            })
+            .collect();
+        text.push('\n');
+        text.push_str(&table::text(&head, &rows));
+    }
+    text
+}
