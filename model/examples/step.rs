@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use mae_model::ops::adamw::{AdamWStep, adamw_step};
-use mae_model::ops::reduce;
-use mae_model::{Mae, MaeConfig, MaeInput};
+use mae_model::{Accumulate, Activations, Mae, MaeConfig, MaeInput};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -25,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let restore: Vec<u32> = (0..batch).flat_map(|_| 0..patches as u32).collect();
     let input = MaeInput::from_host(&mae.config, &pixels, &kept, &restore, &device)?;
 
-    let mut workspace = mae.workspace(batch, keep)?;
+    let mut workspace = mae.workspace(batch, keep, Activations::Keep)?;
     let (grads, m) = (mae.params.zeros_like_flat()?, mae.params.zeros_like_flat()?);
     let v = mae.params.zeros_like_flat()?;
     println!(
@@ -36,8 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let begin = Instant::now();
         mae.forward(&input, &mut workspace)?;
         let forward = begin.elapsed();
-        reduce::fill(&grads, 0.0)?;
-        mae.backward(&input, &mut workspace, &grads, 1.0)?;
+        mae.backward(&input, &mut workspace, &grads, 1.0, Accumulate::Replace)?;
         let backward = begin.elapsed() - forward;
         let update = AdamWStep {
             lr: 1e-4,
@@ -45,6 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             beta2: 0.95,
             eps: 1e-8,
             weight_decay: 0.05,
+            grad_scale: 1.0,
             step,
         };
         adamw_step(

@@ -14,7 +14,7 @@
 //!
 //! ```
 //! use candle_core::Device;
-//! use mae_model::{Mae, MaeConfig, MaeInput};
+//! use mae_model::{Accumulate, Activations, Mae, MaeConfig, MaeInput};
 //!
 //! let config = MaeConfig::named("mae-micro-patch4", (16, 16), 3)?;
 //! let mae = Mae::new(config, &Device::Cpu, 0)?;
@@ -24,22 +24,24 @@
 //! let kept: Vec<u32> = (0..batch).flat_map(|_| 0..keep as u32).collect();
 //! let input = MaeInput::from_host(&mae.config, &pixels, &kept, &ids, &Device::Cpu)?;
 //!
-//! let mut workspace = mae.workspace(batch, keep)?;
+//! let mut workspace = mae.workspace(batch, keep, Activations::Keep)?;
 //! let grads = mae.params.zeros_like_flat()?;
 //! mae.forward(&input, &mut workspace)?;
-//! mae.backward(&input, &mut workspace, &grads, 1.0)?;
+//! mae.backward(&input, &mut workspace, &grads, 1.0, Accumulate::Replace)?;
 //! assert!(workspace.loss()?.is_finite());
 //! # Ok::<(), mae_model::Error>(())
 //! ```
 
 pub mod config;
 pub mod error;
+pub mod flops;
 mod init;
 pub mod mae;
 mod names;
 pub mod ops;
 pub mod params;
 pub mod pos_embed;
+pub mod profile;
 #[cfg(feature = "reference")]
 pub mod reference;
 pub mod stage;
@@ -47,9 +49,12 @@ pub mod vit;
 
 pub use config::{MaeConfig, Pooling, VitConfig};
 pub use error::{Error, Result};
+pub use flops::Flops;
 pub use mae::{Mae, MaeInput, MaeWorkspace};
 pub use names::{StateDict, StateTensor};
+pub use ops::Accumulate;
 pub use params::{ParamSpec, Params};
+pub use stage::block::Activations;
 pub use vit::{VitClassifier, VitInput, VitWorkspace};
 
 /// Sets how many threads the CPU operations share. Call once, before the first operation; `0`
@@ -69,6 +74,11 @@ pub fn set_threads(threads: usize) -> Result<()> {
             "cannot set {threads} compute threads: {error}"
         ))),
     }
+}
+
+/// How many threads the CPU operations share.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
 }
 
 /// Runs `work` on a compute thread, where each parallel operation in it starts without waking one:

@@ -4,14 +4,14 @@ use candle_core::{Device, Tensor};
 
 use crate::config::MaeConfig;
 use crate::names::{self, StateDict, StateTensor};
-use crate::ops::reduce;
+use crate::ops::{Accumulate, reduce};
 use crate::params::{Params, ParamsBuilder, write_range};
 use crate::pos_embed;
-use crate::stage::block::{BlockDims, Stack, StackWorkspace};
+use crate::stage::block::{Activations, BlockDims, Stack, StackWorkspace};
 use crate::stage::head::{PixelHead, PixelHeadWorkspace};
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
 use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
-use crate::stage::{Norm, buffer};
+use crate::stage::{Grads, Norm, buffer};
 use crate::{Error, Result, on_compute_thread};
 
 /// A masked autoencoder (paper, section 3).

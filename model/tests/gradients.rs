@@ -5,7 +5,7 @@
 use candle_core::{Device, Tensor};
 use mae_model::reference::PlainModel;
 use mae_model::{
-    Mae, MaeConfig, MaeInput, Params, Pooling, StateDict, VitClassifier, VitConfig, VitInput,
+    Accumulate, Activations,    Mae, MaeConfig, MaeInput, Params, Pooling, StateDict, VitClassifier, VitConfig, VitInput,
 };
 
 fn vit(image_size: (usize, usize), channels: usize) -> VitConfig {
@@ -110,6 +110,12 @@ fn compare(params: &Params, grads: &[f32], plain: &PlainModel, loss: &Tensor) {
     }
 }
 
+fn leftovers(params: &Params) -> Tensor {
+    let grads = params.zeros_like_flat().unwrap();
+    mae_model::ops::reduce::fill(&grads, 7.0).unwrap();
+    grads
+}
+
 fn check_mae(image_size: (usize, usize), channels: usize, keep: usize, norm_pix_loss: bool) {
     let config = MaeConfig {
         vit: vit(image_size, channels),
@@ -131,8 +137,9 @@ fn check_mae(image_size: (usize, usize), channels: usize, keep: usize, norm_pix_
     let plain = PlainModel::new(&state, &["pos_embed", "decoder_pos_embed"]).unwrap();
     let loss = plain.mae_loss(&mae.config, &input).unwrap();
 
-    let mut w = mae.workspace(batch, keep).unwrap();
-    let grads = mae.params.zeros_like_flat().unwrap();
+    let mut w = mae.workspace(batch, keep, Activations::Keep).unwrap();
+    // What was there is overwritten.
+    let grads = leftovers(&mae.params);
     mae.forward(&input, &mut w).unwrap();
     let exact = loss.to_scalar::<f32>().unwrap();
     assert!(
@@ -143,14 +150,26 @@ fn check_mae(image_size: (usize, usize), channels: usize, keep: usize, norm_pix_
     let image_losses = w.image_losses().unwrap();
     let mean = image_losses.iter().sum::<f32>() / batch as f32;
     assert!((mean / exact - 1.0).abs() < 1e-5);
-    mae.backward(&input, &mut w, &grads, 1.0).unwrap();
+    mae.backward(&input, &mut w, &grads, 1.0, Accumulate::Replace)
+        .unwrap();
     compare(&mae.params, &grads.to_vec1().unwrap(), &plain, &loss);
+
+    // Without what the forward pass kept, the same bits.
+    let again = mae.params.zeros_like_flat().unwrap();
+    let mut frugal = mae.workspace(batch, keep, Activations::Recompute).unwrap();
+    mae.forward(&input, &mut frugal).unwrap();
+    mae.backward(&input, &mut frugal, &again, 1.0, Accumulate::Replace)
+        .unwrap();
+    for spec in mae.params.specs() {
+        let of = |grads: &Tensor| grads.narrow(0, spec.offset, spec.len).unwrap().to_vec1::<f32>().unwrap();
+        assert!(of(&again) == of(&grads), "{}", spec.name);
+    }
 
     // Half the loss twice adds up to the same gradient.
     let halves = mae.params.zeros_like_flat().unwrap();
     for _ in 0..2 {
         mae.forward(&input, &mut w).unwrap();
-        mae.backward(&input, &mut w, &halves, 0.5).unwrap();
+        mae.backward(&input, &mut w, &halves, 0.5, Accumulate::Add).unwrap();
     }
     compare(&mae.params, &halves.to_vec1().unwrap(), &plain, &loss);
 }
@@ -189,12 +208,13 @@ fn check_vit(pooling: Pooling) {
         .vit_loss(&vit.config, pooling, &pixels, &targets)
         .unwrap();
 
-    let mut w = vit.workspace(batch).unwrap();
-    let grads = vit.params.zeros_like_flat().unwrap();
+    let mut w = vit.workspace(batch, Activations::Keep).unwrap();
+    let grads = leftovers(&vit.params);
     vit.forward(&input, &mut w).unwrap();
     let exact = loss.to_scalar::<f32>().unwrap();
     assert!((w.loss().unwrap() / exact - 1.0).abs() < 1e-5);
-    vit.backward(&mut w, &grads, 1.0).unwrap();
+    vit.backward(&mut w, &grads, 1.0, Accumulate::Replace)
+        .unwrap();
     compare(&vit.params, &grads.to_vec1().unwrap(), &plain, &loss);
 }
 

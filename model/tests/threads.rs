@@ -1,7 +1,7 @@
 //! Results do not depend on the number of threads, bit for bit.
 
 use candle_core::Device;
-use mae_model::{Mae, MaeConfig, MaeInput};
+use mae_model::{Accumulate, Activations, Mae, MaeConfig, MaeInput};
 
 fn step(threads: usize) -> (f32, Vec<f32>) {
     let pool = rayon::ThreadPoolBuilder::new()
@@ -21,10 +21,10 @@ fn step(threads: usize) -> (f32, Vec<f32>) {
             .collect();
         let input =
             MaeInput::from_host(&mae.config, &pixels, &kept, &restore, &Device::Cpu).unwrap();
-        let mut w = mae.workspace(batch, keep).unwrap();
+        let mut w = mae.workspace(batch, keep, Activations::Keep).unwrap();
         let grads = mae.params.zeros_like_flat().unwrap();
         mae.forward(&input, &mut w).unwrap();
-        mae.backward(&input, &mut w, &grads, 1.0).unwrap();
+        mae.backward(&input, &mut w, &grads, 1.0, Accumulate::Replace).unwrap();
         (w.loss().unwrap(), grads.to_vec1().unwrap())
     })
 }

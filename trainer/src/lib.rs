@@ -15,10 +15,11 @@ pub mod output;
 pub mod picture;
 pub mod pretrain;
 pub mod schedule;
-mod step;
+pub mod step;
 mod validate;
 
 pub use config::{PretrainConfig, RawPretrain};
 pub use error::{Error, Result};
 pub use observer::{Observer, Outcome};
 pub use pretrain::pretrain;
+pub use step::Stepper;

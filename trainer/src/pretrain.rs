@@ -21,7 +21,7 @@ use crate::observer::{Observer, Outcome, Start, StepReport, Summary};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
-use crate::step::Stepper;
+use crate::step::{Stepper, device_input};
 use crate::validate;
 
 /// Trains as `config` says, from the start or from where an earlier run stopped.
@@ -143,8 +143,8 @@ impl<'a> Run<'a> {
             stepper: Stepper::new(
                 mae,
                 adamw,
-                config.batch_size,
-                config.keep(),
+                (config.batch_size, config.keep()),
+                config.activations(),
                 config.clip_grad,
             )?,
             progress,
@@ -229,7 +229,6 @@ impl<'a> Run<'a> {
             .schedule()
             .at(epoch as f64 + (within * accum) as f64 / batches_per_epoch as f64);
 
-        self.stepper.begin()?;
         let mut sum = 0.0;
         let mut last = None;
         for part in 0..accum {
@@ -240,7 +239,8 @@ impl<'a> Run<'a> {
                     step: within * accum + part,
                 },
             )?;
-            let loss = self.stepper.accumulate(&batch, 1.0 / accum as f32)?;
+            let input = device_input(&self.stepper.mae, &batch)?;
+            let loss = self.stepper.forward(&input)?;
             if !loss.is_finite() {
                 return Err(Error::NonFiniteLoss {
                     step: number,
@@ -248,6 +248,7 @@ impl<'a> Run<'a> {
                     samples: self.names(&batch),
                 });
             }
+            self.stepper.backward(&input, 1.0 / accum as f32)?;
             sum += f64::from(loss);
             let counts = data.train.count(batch.samples());
             for (sum, count) in self.data_samples.iter_mut().zip(counts) {

@@ -3,59 +3,77 @@
 use candle_core::{Device, Tensor};
 use mae_loader::HostBatch;
 use mae_model::ops::reduce;
-use mae_model::{Mae, MaeInput, MaeWorkspace};
+use mae_model::{Accumulate, Activations, Mae, MaeInput, MaeWorkspace};
 
 use crate::error::{Error, Result};
 use crate::optim::AdamW;
 
 /// A model with all that an update of it needs. Nothing is allocated from update to update but a batch's copy.
-pub(crate) struct Stepper {
+pub struct Stepper {
     pub(crate) mae: Mae,
     pub(crate) adamw: AdamW,
     pub(crate) workspace: MaeWorkspace,
     grads: Tensor,
+    /// Whether the gradients are still those of the last update.
+    spent: bool,
     clip: Option<f64>,
 }
 
 impl Stepper {
-    pub(crate) fn new(
+    /// For batches of `batch` images with `keep` visible patches; `clip` bounds the norm of the gradient.
+    ///
+    /// # Errors
+    /// If the shape leaves nothing visible or nothing removed, or the device has no room.
+    pub fn new(
         mae: Mae,
         adamw: AdamW,
-        batch: usize,
-        keep: usize,
+        (batch, keep): (usize, usize),
+        activations: Activations,
         clip: Option<f64>,
     ) -> Result<Self> {
-        let (workspace, grads) = (mae.workspace(batch, keep)?, mae.params.zeros_like_flat()?);
         Ok(Stepper {
+            workspace: mae.workspace(batch, keep, activations)?,
+            grads: mae.params.zeros_like_flat()?,
+            spent: true,
             mae,
             adamw,
-            workspace,
-            grads,
             clip,
         })
     }
 
-    /// Forgets the gradients of the last update.
-    pub(crate) fn begin(&mut self) -> Result<()> {
-        Ok(reduce::fill(&self.grads, 0.0)?)
+    /// The loss of a batch.
+    ///
+    /// # Errors
+    /// If the batch does not fit.
+    pub fn forward(&mut self, input: &MaeInput) -> Result<f32> {
+        self.mae.forward(input, &mut self.workspace)?;
+        Ok(self.workspace.loss()?)
     }
 
-    /// Adds `share` of a batch's gradient and returns the batch's loss, or the loss alone where it is not finite.
-    pub(crate) fn accumulate(&mut self, batch: &HostBatch, share: f32) -> Result<f32> {
-        let input = device_input(&self.mae, batch)?;
-        self.mae.forward(&input, &mut self.workspace)?;
-        let loss = self.workspace.loss()?;
-        if loss.is_finite() {
-            self.mae
-                .backward(&input, &mut self.workspace, &self.grads, share)?;
-        }
-        Ok(loss)
+    /// Adds `share` of the gradient of the batch that [`Stepper::forward`] had last.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn backward(&mut self, input: &MaeInput, share: f32) -> Result<()> {
+        let mode = if self.spent {
+            Accumulate::Replace
+        } else {
+            Accumulate::Add
+        };
+        self.mae
+            .backward(input, &mut self.workspace, &self.grads, share, mode)?;
+        self.spent = false;
+        Ok(())
     }
 
     /// Clips the gradient and applies it as update number `step`, counted from 1. Returns the norm before clipping,
     /// where clipping is on; where it is not finite, the weights are left alone.
-    pub(crate) fn apply(&mut self, lr: f64, step: u64) -> Result<Option<f64>> {
-        let mut norm = None;
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn apply(&mut self, lr: f64, step: u64) -> Result<Option<f64>> {
+        self.spent = true;
+        let (mut norm, mut factor) = (None, 1.0);
         if let Some(limit) = self.clip {
             let found = reduce::global_norm(&self.grads)?;
             norm = Some(found);
@@ -63,12 +81,10 @@ impl Stepper {
                 return Ok(norm);
             }
             // As torch.nn.utils.clip_grad_norm_.
-            let factor = limit / (found + 1e-6);
-            if factor < 1.0 {
-                reduce::scale(&self.grads, factor as f32)?;
-            }
+            factor = (limit / (found + 1e-6)).min(1.0);
         }
-        self.adamw.step(&self.mae.params, &self.grads, lr, step)?;
+        self.adamw
+            .step(&self.mae.params, &self.grads, factor as f32, lr, step)?;
         Ok(norm)
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mae_loader::{Cursor, Dataset, Loader, LoaderBuilder, Transform};
-use mae_model::{Mae, MaeWorkspace};
+use mae_model::{Activations, Mae, MaeWorkspace};
 
 use crate::config::{PretrainConfig, eval_resize};
 use crate::error::Result;
@@ -87,7 +87,7 @@ pub(crate) fn held_out_loss(
             mae.forward(&input, workspace)?;
             workspace.loss()?
         } else {
-            let mut last = mae.workspace(batch.len(), keep)?;
+            let mut last = mae.workspace(batch.len(), keep, Activations::Recompute)?;
             mae.forward(&input, &mut last)?;
             last.loss()?
         };
@@ -111,7 +111,7 @@ pub(crate) fn reconstructions(
     };
     let batch = batch?;
     let input = device_input(mae, &batch)?;
-    let predicted = mae.predict(&input, &mut mae.workspace(batch.len(), keep)?)?;
+    let predicted = mae.predict(&input, &mut mae.workspace(batch.len(), keep, Activations::Recompute)?)?;
     let each = |all: usize| all / batch.len();
     Ok(batch
         .pixels()

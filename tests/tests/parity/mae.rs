@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use mae_model::ops::adamw::{AdamWStep, adamw_step};
-use mae_model::{Mae, MaeInput};
+use mae_model::{Accumulate, Activations, Mae, MaeInput};
 
 use crate::compare::{close, gradient_close};
 use crate::golden::{self, Golden, float, number};
@@ -41,19 +41,19 @@ impl Case {
     fn step(&self) -> (f32, Tensor) {
         let mut workspace = self
             .mae
-            .workspace(self.input.batch(), self.input.keep())
+            .workspace(self.input.batch(), self.input.keep(), Activations::Keep)
             .unwrap();
         let grads = self.mae.params.zeros_like_flat().unwrap();
         self.mae.forward(&self.input, &mut workspace).unwrap();
         let loss = workspace.loss().unwrap();
         self.mae
-            .backward(&self.input, &mut workspace, &grads, 1.0)
+            .backward(&self.input, &mut workspace, &grads, 1.0, Accumulate::Add)
             .unwrap();
         (loss, grads)
     }
 
     fn prediction(&self, input: &MaeInput) -> Vec<f32> {
-        let mut workspace = self.mae.workspace(input.batch(), input.keep()).unwrap();
+        let mut workspace = self.mae.workspace(input.batch(), input.keep(), Activations::Keep).unwrap();
         self.mae.predict(input, &mut workspace).unwrap()
     }
 

@@ -1,7 +1,7 @@
 //! The classifier against timm.
 
 use candle_core::Device;
-use mae_model::{Pooling, VitClassifier, VitInput};
+use mae_model::{Accumulate, Activations, Pooling, VitClassifier, VitInput};
 
 use crate::compare::{all_learn, close, gradient_close};
 use crate::golden::{Golden, number};
@@ -41,11 +41,11 @@ impl Case {
 
     /// Loss and flat gradient.
     fn step(&self) -> (f32, Vec<f32>) {
-        let mut workspace = self.vit.workspace(self.batch).unwrap();
+        let mut workspace = self.vit.workspace(self.batch, Activations::Keep).unwrap();
         let grads = self.vit.params.zeros_like_flat().unwrap();
         self.vit.forward(&self.input, &mut workspace).unwrap();
         let loss = workspace.loss().unwrap();
-        self.vit.backward(&mut workspace, &grads, 1.0).unwrap();
+        self.vit.backward(&mut workspace, &grads, 1.0, Accumulate::Add).unwrap();
         (loss, grads.to_vec1().unwrap())
     }
 }
@@ -59,7 +59,7 @@ fn each_case(check: impl Fn(&str, Case)) {
 fn logits_and_loss_agree() {
     each_case(|name, case| {
         let case = case.loaded();
-        let mut workspace = case.vit.workspace(case.batch).unwrap();
+        let mut workspace = case.vit.workspace(case.batch, Activations::Keep).unwrap();
         let logits = case.vit.logits(&case.input, &mut workspace).unwrap();
         close(&logits, &case.golden.f32s("logits"), 1e-4).unwrap_or_else(|e| panic!("{name}: {e}"));
         close(&[case.step().0], &case.golden.f32s("loss"), 1e-5)

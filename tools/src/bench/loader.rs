@@ -13,6 +13,7 @@ use mae_loader::{
 };
 use serde::Serialize;
 
+use super::median;
 use super::process::{self, Usage};
 use crate::cli::CacheArgs;
 use crate::units::show_bytes;
@@ -310,16 +311,6 @@ fn summary(windows: &[Run]) -> Run {
         consumer_waiting: figure(&|run| run.consumer_waiting),
         minor_faults_per_sample: optional(&|run| run.minor_faults_per_sample),
         ..Run::default()
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        (values[middle - 1] + values[middle]) / 2.0
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod loader;
 mod process;
+mod step;
 
 use clap::{Args, Subcommand};
 
@@ -17,10 +18,22 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     Loader(loader::LoaderArgs),
+    Step(step::StepArgs),
 }
 
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<Outcome> {
     match args.command {
         BenchCommand::Loader(args) => loader::run(&args),
+        BenchCommand::Step(args) => step::run(&args),
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
     }
 }

@@ -8,14 +8,14 @@ use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use mae_model::ops::linear;
 use mae_model::profile::{self, OpTime};
-use mae_model::{Mae, MaeConfig, MaeInput};
+use mae_model::{Activations, Mae, MaeConfig, MaeInput};
 use mae_trainer::Stepper;
 use mae_trainer::config::{DeviceKind, InputSize};
 use mae_trainer::optim::{AdamW, AdamWSettings};
 use serde::Serialize;
 
 use super::process;
-use super::statistics::median;
+use super::median;
 use crate::units::show_bytes;
 use crate::{Outcome, Usage, table};
 
@@ -65,6 +65,10 @@ pub(crate) struct StepArgs {
     /// Steps that are measured, after two that are not
     #[arg(long, default_value_t = 10, value_name = "N")]
     steps: usize,
+
+    /// Keep only each block's input and compute the rest again in the backward pass
+    #[arg(long)]
+    activation_checkpointing: bool,
 
     /// Show the time of each operation
     #[arg(long)]
@@ -149,7 +153,13 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
         weight_decay: 0.05,
     };
     let adamw = AdamW::new(&mae.params, settings)?;
-    let mut stepper = Stepper::new(mae, adamw, args.batch_size, keep, args.clip_grad)
+    let activations = if args.activation_checkpointing {
+        Activations::Recompute
+    } else {
+        Activations::Keep
+    };
+    let shape = (args.batch_size, keep);
+    let mut stepper = Stepper::new(mae, adamw, shape, activations, args.clip_grad)
         .map_err(|error| Usage(error.to_string()))?;
 
     let mut loss = 0.0;

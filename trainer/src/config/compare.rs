@@ -34,6 +34,7 @@ const FREE: &[&str] = &[
     "resume",
     "threads",
     "device",
+    "activation_checkpointing",
     "model", // Its dimensions are compared one by one.
     "max_steps",
     "max_bad_fraction",

@@ -12,7 +12,7 @@ mod values;
 use std::path::{Path, PathBuf};
 
 use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind};
-use mae_model::MaeConfig;
+use mae_model::{Activations, MaeConfig};
 use serde::{Deserialize, Serialize};
 
 pub use compare::Difference;
@@ -68,6 +68,8 @@ pub struct PretrainConfig {
     pub beta2: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_grad: Option<f64>,
+    #[serde(default)]
+    pub activation_checkpointing: bool,
 
     pub crop_scale: [f64; 2],
     pub flip: bool,
@@ -175,6 +177,7 @@ impl PretrainConfig {
             beta1: raw.beta1.unwrap_or(0.9),
             beta2: raw.beta2.unwrap_or(0.95),
             clip_grad: raw.clip_grad,
+            activation_checkpointing: raw.activation_checkpointing.unwrap_or(false),
             crop_scale: <[f64; 2]>::try_from(crop_scale).map_err(|_| {
                 Error::Config("--crop-scale takes two numbers, as in 0.2,1.0".into())
             })?,
@@ -346,6 +349,15 @@ impl PretrainConfig {
         match self.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
+        }
+    }
+
+    /// What the step keeps of its forward pass.
+    pub fn activations(&self) -> Activations {
+        if self.activation_checkpointing {
+            Activations::Recompute
+        } else {
+            Activations::Keep
         }
     }
 

@@ -199,6 +199,11 @@ pub struct RawPretrain {
         arg(long, value_name = "NORM", help_heading = "Optimisation")
     )]
     pub clip_grad: Option<f64>,
+    /// Keep only each block's input and compute the rest again in the backward pass: the same results to the bit for less
+    /// memory and more time [default: false]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", help_heading = "Optimisation"))]
+    pub activation_checkpointing: Option<bool>,
 
     /// Area of the random crop as a share of the image, lowest and highest [default: 0.2,1.0]
     #[cfg_attr(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mae_loader::Dataset;
-use mae_model::{Mae, MaeInput, MaeWorkspace};
+use mae_model::{Activations, Mae, MaeInput, MaeWorkspace};
 use serde::Serialize;
 
 use super::error::{EvalError, Result};
@@ -67,7 +67,7 @@ pub fn masked_loss(
                     .as_ref()
                     .is_none_or(|workspace| workspace.batch() != batch.len())
                 {
-                    *workspace = Some(mae.workspace(batch.len(), keep)?);
+                    *workspace = Some(mae.workspace(batch.len(), keep, Activations::Recompute)?);
                 }
                 let Some(workspace) = workspace else { continue };
                 let input = MaeInput::from_host(

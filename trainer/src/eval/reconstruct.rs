@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mae_loader::Dataset;
-use mae_model::{Mae, MaeInput};
+use mae_model::{Activations, Mae, MaeInput};
 
 use super::error::Result;
 use super::stream::{Input, Masks, StreamOptions, stream};
@@ -26,7 +26,7 @@ pub fn reconstruct(
         size: config.vit.image_size,
         channels: config.vit.channels,
     };
-    let mut workspace = mae.workspace(1, keep)?;
+    let mut workspace = mae.workspace(1, keep, Activations::Recompute)?;
     let mut done = Vec::with_capacity(count);
     let mut place = 0;
     stream(

@@ -62,8 +62,15 @@ impl AdamW {
         })
     }
 
-    /// Updates `params` from `grads`. `step` counts updates from 1.
-    pub fn step(&mut self, params: &Params, grads: &Tensor, lr: f64, step: u64) -> Result<()> {
+    /// Updates `params` from `grads` times `grad_scale`. `step` counts updates from 1.
+    pub fn step(
+        &mut self,
+        params: &Params,
+        grads: &Tensor,
+        grad_scale: f32,
+        lr: f64,
+        step: u64,
+    ) -> Result<()> {
         let AdamWSettings {
             beta1,
             beta2,
@@ -78,6 +85,7 @@ impl AdamW {
                 beta2,
                 eps,
                 weight_decay,
+                grad_scale,
                 step,
             };
             adamw_step(
@@ -190,7 +198,7 @@ mod tests {
         let grads = mae.params.zeros_like_flat().unwrap();
         AdamW::new(&mae.params, SETTINGS)
             .unwrap()
-            .step(&mae.params, &grads, 0.1, 1)
+            .step(&mae.params, &grads, 1.0, 0.1, 1)
             .unwrap();
         let after = mae.params.to_vec().unwrap();
         for spec in mae.params.specs() {
@@ -224,17 +232,19 @@ mod tests {
         }
         let mut straight = AdamW::new(&one.params, SETTINGS).unwrap();
         for step in 1..=4 {
-            straight.step(&one.params, &grads, 1e-3, step).unwrap();
+            straight
+                .step(&one.params, &grads, 1.0, 1e-3, step).unwrap();
         }
         let mut first = AdamW::new(&two.params, SETTINGS).unwrap();
         for step in 1..=2 {
-            first.step(&two.params, &grads, 1e-3, step).unwrap();
+            first.step(&two.params, &grads, 1.0, 1e-3, step).unwrap();
         }
         let state = first.state(&two.params).unwrap();
         let mut second = AdamW::new(&two.params, SETTINGS).unwrap();
         second.load_state(&two.params, &state).unwrap();
         for step in 3..=4 {
-            second.step(&two.params, &grads, 1e-3, step).unwrap();
+            second
+                .step(&two.params, &grads, 1.0, 1e-3, step).unwrap();
         }
         assert_eq!(one.params.to_vec().unwrap(), two.params.to_vec().unwrap());
         assert_eq!(
