@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::augment::{Resizer, Transform};
+use crate::augment::Transform;
 use crate::batch::BatchShape;
 use crate::decode::{AnyDecoder, DecodeQuality, Decoder, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
@@ -237,8 +237,8 @@ impl LoaderBuilder {
 
     /// What decodes JPEG. Default: libjpeg-turbo where it is built in (feature `turbo`), zune-jpeg elsewhere.
     ///
-    /// Their pixels differ in the last bits, so the decoder is part of the [fingerprint](Loader::fingerprint); they agree on which
-    /// samples are bad.
+    /// Their pixels differ in the last bits, so the decoder is part of the [fingerprint](Loader::fingerprint). Both refuse what an
+    /// image's markers show to be bad; of damage within its coded data libjpeg-turbo notices more.
     pub fn decoder(mut self, decoder: DecoderKind) -> Self {
         self.decoder = decoder;
         self
@@ -464,7 +464,6 @@ impl LoaderBuilder {
             format!("seed={}", settings.seed),
             format!("max_pixels={}", settings.max_pixels),
             format!("decoder={}", settings.decoder().name()),
-            format!("resize={}", Resizer::new().instructions()),
         ]
         .join(";")
     }

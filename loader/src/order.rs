@@ -409,16 +409,4 @@ mod tests {
             );
         }
     }
-
-    #[test]
-    fn a_cursor_in_a_million_samples_is_found_fast() {
-        let order = Order::shuffled(vec![1000; 1300], 0, Window::All);
-        let started = std::time::Instant::now();
-        assert!(order.epoch(7).sample(1_234_567).is_some());
-        assert!(
-            started.elapsed() < std::time::Duration::from_secs(1),
-            "{:?}",
-            started.elapsed()
-        );
-    }
 }

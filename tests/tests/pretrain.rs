@@ -238,3 +238,29 @@ fn unfit_data_is_refused_before_anything_is_written() {
     assert!(matches!(error, Error::Loader(_)), "{error}");
     assert!(!run.exists());
 }
+
+#[test]
+fn repeats_fill_a_batch_with_crops_of_fewer_images() {
+    let root = tempfile::tempdir().unwrap();
+    let data = common::shards(&root.path().join("data"), 40);
+    let with = |repeats: usize, batch: usize, run: &str| RawPretrain {
+        epochs: Some(1),
+        warmup_epochs: Some(0.5),
+        accum_iter: Some(1),
+        batch_size: Some(batch),
+        repeats: Some(repeats),
+        ..common::small_run(&data, &root.path().join(run))
+    };
+    // 40 images, each twice, in batches of 8 rows.
+    assert_eq!(train(with(2, 8, "two")).unwrap().step, 10);
+    assert_eq!(train(with(1, 8, "one")).unwrap().step, 5);
+    let said = train(with(3, 8, "three")).unwrap_err().to_string();
+    assert!(said.contains("--repeats 3"), "{said}");
+    // Another number of repeats is another run.
+    let resumed = RawPretrain {
+        resume: Some("auto".parse().unwrap()),
+        ..with(1, 8, "two")
+    };
+    let said = train(resumed).unwrap_err().to_string();
+    assert!(said.contains("repeats"), "{said}");
+}

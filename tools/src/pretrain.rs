@@ -17,6 +17,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::terminal::bars;
+use crate::units::show_memory;
 use crate::{Outcome, Usage};
 
 /// Pre-train a masked autoencoder on tar shards, or go on with a run
@@ -154,6 +155,11 @@ impl Observer for Progress {
             start.samples,
             start.steps_per_epoch,
             start.total_steps
+        );
+        tracing::info!(
+            "loader: {}; at most {}",
+            start.decoder,
+            show_memory(start.loader_memory)
         );
         (self.total_steps, self.epochs) = (start.total_steps, start.config.epochs);
         if io::stderr().is_terminal() {

@@ -1,5 +1,7 @@
 //! Sizes in bytes, as people write and read them.
 
+use mae_loader::MemoryBound;
+
 /// Reads `3e9`, `500MB`, `1.5GiB` or plain bytes; for clap's `value_parser`.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let bad = || format!("`{text}` is not a size: write bytes, 3e9, 500MB or 2GiB");
@@ -43,6 +45,17 @@ pub(crate) fn show_bytes(bytes: u64) -> String {
         value /= 1000.0;
     }
     format!("{value:.1} TB")
+}
+
+/// A loader's memory bound, with its parts.
+pub(crate) fn show_memory(bound: MemoryBound) -> String {
+    format!(
+        "{} of memory ({} batches, {} threads, {} order)",
+        show_bytes(bound.total()),
+        show_bytes(bound.batches),
+        show_bytes(bound.threads),
+        show_bytes(bound.order)
+    )
 }
 
 /// `1 shard`, `3 shards`.

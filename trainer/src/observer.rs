@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mae_loader::MemoryBound;
+
 use crate::config::PretrainConfig;
 use crate::metrics::log::{EpochLine, StepLine};
 
@@ -19,6 +21,10 @@ pub struct Start<'a> {
     pub epoch_samples: u64,
     /// The data sets that are mixed; none where there is one only.
     pub parts: &'a [MixedPart],
+    /// The decoder of the training images, by name and version.
+    pub decoder: String,
+    /// The most memory that the loader of the training images takes.
+    pub loader_memory: MemoryBound,
     /// Updates an epoch.
     pub steps_per_epoch: u64,
     /// Updates of the whole run.

@@ -60,6 +60,8 @@ pub fn pretrain(
         samples: data.train.len(),
         epoch_samples: data.epoch_samples,
         parts: &data.parts,
+        decoder: data.loader.decoder(),
+        loader_memory: data.loader.memory_bound(),
         steps_per_epoch: data.steps_per_epoch,
         total_steps: run.total_steps,
         step: run.progress.step,

@@ -36,11 +36,6 @@ impl Resizer {
         }
     }
 
-    /// The instructions in use, for the fingerprint of a run.
-    pub fn instructions(&self) -> String {
-        format!("{:?}", self.inner.cpu_extensions()).to_lowercase()
-    }
-
     /// Resizes `part` (in pixels of the whole image) of a decoded region to `size`, into `out`: `[height, width, channels]`.
     ///
     /// Reads no pixel outside `part`, but for those that a smaller scale has mixed into its border pixels. A part that already has

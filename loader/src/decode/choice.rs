@@ -10,6 +10,7 @@ use super::{Decoder, ZuneDecoder};
 /// A JPEG decoder, as a user names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum DecoderKind {
     /// `turbo` where it is built in, `zune` elsewhere.
     #[default]
@@ -23,6 +24,7 @@ pub enum DecoderKind {
 /// What to trade for speed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum DecodeQuality {
     /// Exact inverse transform and interpolated chroma: the pixels that Pillow gives.
     #[default]

@@ -2,7 +2,7 @@
 //!
 //! A [`Decoder`] is asked for a part of an image at a size, and answers with pixels, where in the image they lie and at which scale;
 //! so a decoder may leave out what a crop does not need, or decode straight to a smaller scale. What it may not do is to judge
-//! only the part that it decodes: an image is bad if any of its bytes are, so that decoders agree on which samples are bad.
+//! only the part that it decodes: an image is bad if any of its bytes are, as far as the decoder can tell.
 //!
 //! Not done here: EXIF orientation is ignored, as the MAE reference does; colour profiles too.
 

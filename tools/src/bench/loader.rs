@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::median;
 use super::process::{self, Usage};
 use crate::cli::CacheArgs;
-use crate::units::show_bytes;
+use crate::units::{show_bytes, show_count, show_memory};
 use crate::{Outcome, table};
 
 /// Time the loader: images a second, and milliseconds a sample in each stage
@@ -70,6 +70,10 @@ pub(crate) struct LoaderArgs {
     /// Crops, each with its mask, of one decoded image
     #[arg(long, default_value_t = 1, value_name = "K")]
     repeats: usize,
+
+    /// Most pixels of an image; larger ones are bad. The memory bound follows it [default: 89478485]
+    #[arg(long, value_name = "PIXELS")]
+    max_pixels: Option<u64>,
 
     /// Measure the bare work too: as many loops as threads that decode and resize without batches, masks or hand-over
     #[arg(long)]
@@ -156,14 +160,11 @@ pub(crate) fn run(args: &LoaderArgs) -> anyhow::Result<Outcome> {
     for threads in threads {
         let loader = build(args, &dataset, threads)?;
         report.decoder = loader.decoder();
-        let bound = loader.memory_bound();
         tracing::info!(
-            "{threads} threads, {}: at most {} of memory ({} batches, {} threads, {} order)",
+            "{} of {}: at most {}",
+            show_count(threads as u64, "thread"),
             report.decoder,
-            show_bytes(bound.total()),
-            show_bytes(bound.batches),
-            show_bytes(bound.threads),
-            show_bytes(bound.order)
+            show_memory(loader.memory_bound())
         );
         let mut run = measure(args, &loader, threads, cores)?;
         if args.bare {
@@ -183,7 +184,12 @@ pub(crate) fn run(args: &LoaderArgs) -> anyhow::Result<Outcome> {
 fn build(args: &LoaderArgs, dataset: &Arc<Dataset>, threads: usize) -> anyhow::Result<Loader> {
     let side = (args.input_size / args.patch_size.max(1)) as usize;
     let keep = (side * side) as f64 * (1.0 - args.mask_ratio);
-    let loader = Loader::builder(Arc::clone(dataset))
+    let builder = Loader::builder(Arc::clone(dataset));
+    let builder = match args.max_pixels {
+        Some(pixels) => builder.max_pixels(pixels),
+        None => builder,
+    };
+    let loader = builder
         .image_size(args.input_size, args.input_size)
         .batch_size(args.batch_size)
         .transform(Transform::default())
