@@ -5,7 +5,8 @@
 use candle_core::{Device, Tensor};
 use mae_model::reference::PlainModel;
 use mae_model::{
-    Accumulate, Activations,    Mae, MaeConfig, MaeInput, Params, Pooling, StateDict, VitClassifier, VitConfig, VitInput,
+    Accumulate, Activations, Mae, MaeConfig, MaeInput, Params, Pooling, StateDict, VitClassifier,
+    VitConfig, VitInput,
 };
 
 fn vit(image_size: (usize, usize), channels: usize) -> VitConfig {
@@ -161,7 +162,13 @@ fn check_mae(image_size: (usize, usize), channels: usize, keep: usize, norm_pix_
     mae.backward(&input, &mut frugal, &again, 1.0, Accumulate::Replace)
         .unwrap();
     for spec in mae.params.specs() {
-        let of = |grads: &Tensor| grads.narrow(0, spec.offset, spec.len).unwrap().to_vec1::<f32>().unwrap();
+        let of = |grads: &Tensor| {
+            grads
+                .narrow(0, spec.offset, spec.len)
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
         assert!(of(&again) == of(&grads), "{}", spec.name);
     }
 
@@ -169,7 +176,8 @@ fn check_mae(image_size: (usize, usize), channels: usize, keep: usize, norm_pix_
     let halves = mae.params.zeros_like_flat().unwrap();
     for _ in 0..2 {
         mae.forward(&input, &mut w).unwrap();
-        mae.backward(&input, &mut w, &halves, 0.5, Accumulate::Add).unwrap();
+        mae.backward(&input, &mut w, &halves, 0.5, Accumulate::Add)
+            .unwrap();
     }
     compare(&mae.params, &halves.to_vec1().unwrap(), &plain, &loss);
 }

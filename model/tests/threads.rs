@@ -24,7 +24,8 @@ fn step(threads: usize) -> (f32, Vec<f32>) {
         let mut w = mae.workspace(batch, keep, Activations::Keep).unwrap();
         let grads = mae.params.zeros_like_flat().unwrap();
         mae.forward(&input, &mut w).unwrap();
-        mae.backward(&input, &mut w, &grads, 1.0, Accumulate::Replace).unwrap();
+        mae.backward(&input, &mut w, &grads, 1.0, Accumulate::Replace)
+            .unwrap();
         (w.loss().unwrap(), grads.to_vec1().unwrap())
     })
 }

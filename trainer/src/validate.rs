@@ -111,7 +111,10 @@ pub(crate) fn reconstructions(
     };
     let batch = batch?;
     let input = device_input(mae, &batch)?;
-    let predicted = mae.predict(&input, &mut mae.workspace(batch.len(), keep, Activations::Recompute)?)?;
+    let predicted = mae.predict(
+        &input,
+        &mut mae.workspace(batch.len(), keep, Activations::Recompute)?,
+    )?;
     let each = |all: usize| all / batch.len();
     Ok(batch
         .pixels()

@@ -12,7 +12,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::Accumulate;
-use super::access::{Shared, read, write, write2, write_parts};
+use super::access::{Shared, read, write, write_parts, write2};
 use super::math::{exp, max, sum_by};
 use super::reduce::add_rows;
 use super::scratch;
@@ -23,6 +23,13 @@ use crate::profile::span;
 /// Queries whose scores are held at a time: a multiple of the products' rows, small enough for the scores and their gradients
 /// to stay in the second-level cache with 1,025 keys.
 const QUERIES: usize = 48;
+
+/// One sample's packed projections `[N, 3, D]`, and the bias `[3, D]` that they lack.
+#[derive(Clone, Copy)]
+struct Projections<'a> {
+    qkv: &'a [f32],
+    bias: &'a [f32],
+}
 
 /// One head of one sample within the packed tensors.
 #[derive(Clone, Copy)]
@@ -70,7 +77,7 @@ impl Head {
     #[inline(always)]
     fn load(
         self,
-        (qkv, bias): (&[f32], &[f32]),
+        Projections { qkv, bias }: Projections<'_>,
         part: usize,
         rows: Range<usize>,
         scale: f32,
@@ -144,6 +151,12 @@ impl Head {
     }
 }
 
+/// A row of the gradient of part 0, 1 or 2 (q, k, v), or the sum of all its rows.
+struct Place {
+    part: usize,
+    row: Option<usize>,
+}
+
 fn blocks(tokens: usize) -> impl Iterator<Item = Range<usize>> {
     (0..tokens)
         .step_by(QUERIES)
@@ -183,7 +196,7 @@ pub fn forward(
                 let (sample, head) = (task / heads, Head::new(tokens, dim, heads, task % heads));
                 let qkv = &qkv[sample * tokens * 3 * dim..][..tokens * 3 * dim];
                 let first = sample * tokens * dim + head.at;
-                forward_head(head, (qkv, bias), stats, &mut |row, x| {
+                forward_head(head, Projections { qkv, bias }, stats, &mut |row, x| {
                     // SAFETY: sample, row and head differ from piece to piece, so no two slices share a number.
                     let to = unsafe { out.slice(first + row * dim..first + row * dim + x.len()) };
                     to.copy_from_slice(x);
@@ -196,7 +209,7 @@ pub fn forward(
 #[multiversion(targets = "simd")]
 fn forward_head(
     head: Head,
-    qkv: (&[f32], &[f32]),
+    qkv: Projections<'_>,
     stats: &mut [f32],
     put: &mut dyn FnMut(usize, &[f32]),
 ) {
@@ -254,8 +267,13 @@ pub fn backward(
 ) -> Result<()> {
     let _span = span("attention, backward");
     let (batch, tokens, dim) = out.dims3()?;
-    let (qkv, bias, out, stats, dout) =
-        (read(qkv)?, read(bias)?, read(out)?, read(stats)?, read(dout)?);
+    let (qkv, bias, out, stats, dout) = (
+        read(qkv)?,
+        read(bias)?,
+        read(out)?,
+        read(stats)?,
+        read(dout)?,
+    );
     let (qkv, bias, out) = (qkv.f32()?, bias.f32()?, out.f32()?);
     let (stats, dout) = (stats.f32()?, dout.f32()?);
     let mut sums = scratch::take(batch * 3 * dim);
@@ -270,16 +288,22 @@ pub fn backward(
                 let out = &out[sample * tokens * dim..][..tokens * dim];
                 let dout = &dout[sample * tokens * dim..][..tokens * dim];
                 let first = sample * tokens * 3 * dim + head.at;
-                let saved = ((qkv, bias), out, stats);
-                backward_head(head, saved, dout, &mut |part, row, x| {
-                    let at = match row {
-                        Some(row) => first + row * 3 * dim + part * dim,
-                        None => sample * 3 * dim + part * dim + head.at,
-                    };
-                    let to = if row.is_some() { &dqkv } else { &sums };
-                    // SAFETY: sample, row, part and head differ from piece to piece, so no two slices share a number.
-                    unsafe { to.slice(at..at + x.len()) }.copy_from_slice(x);
-                });
+                let qkv = Projections { qkv, bias };
+                backward_head(
+                    head,
+                    qkv,
+                    (out, stats),
+                    dout,
+                    &mut |Place { part, row }, x| {
+                        let at = match row {
+                            Some(row) => first + row * 3 * dim + part * dim,
+                            None => sample * 3 * dim + part * dim + head.at,
+                        };
+                        let to = if row.is_some() { &dqkv } else { &sums };
+                        // SAFETY: sample, row, part and head differ from piece to piece, so no two slices share a number.
+                        unsafe { to.slice(at..at + x.len()) }.copy_from_slice(x);
+                    },
+                );
             });
         Ok(())
     })?;
@@ -289,13 +313,13 @@ pub fn backward(
     })
 }
 
-/// `put` takes a row of the gradient of part 0, 1 or 2, or, without a row's number, the sum of all rows.
 #[multiversion(targets = "simd")]
 fn backward_head(
     head: Head,
-    (qkv, out, stats): ((&[f32], &[f32]), &[f32], &[f32]),
+    qkv: Projections<'_>,
+    (out, stats): (&[f32], &[f32]),
     dout: &[f32],
-    put: &mut dyn FnMut(usize, Option<usize>, &[f32]),
+    put: &mut dyn FnMut(Place, &[f32]),
 ) {
     let (tokens, wide) = (head.tokens, head.wide);
     let lengths = [
@@ -311,8 +335,18 @@ fn backward_head(
         3 * wide,
     ];
     let mut memory = scratch::take(lengths.iter().sum());
-    let [keys, keys_t, values_t, dkeys, dvalues, queries, douts, probs, dscores, sums] =
-        split(&mut memory, lengths);
+    let [
+        keys,
+        keys_t,
+        values_t,
+        dkeys,
+        dvalues,
+        queries,
+        douts,
+        probs,
+        dscores,
+        sums,
+    ] = split(&mut memory, lengths);
     sums.fill(0.0);
     // The values themselves are not needed, only their transpose.
     head.load(qkv, 2, 0..tokens, 1.0, keys);
@@ -346,17 +380,29 @@ fn backward_head(
             let scale = head.scale();
             dq.iter_mut().for_each(|x| *x *= scale);
             add_to(&mut sums[..wide], dq);
-            put(0, Some(row), &dq[..head.width]);
+            put(
+                Place {
+                    part: 0,
+                    row: Some(row),
+                },
+                &dq[..head.width],
+            );
         }
     }
     for (part, gradient) in [(1, dkeys), (2, dvalues)] {
         for (row, d) in gradient.chunks_exact(wide).enumerate() {
             add_to(&mut sums[part * wide..][..wide], d);
-            put(part, Some(row), &d[..head.width]);
+            put(
+                Place {
+                    part,
+                    row: Some(row),
+                },
+                &d[..head.width],
+            );
         }
     }
     for (part, sum) in sums.chunks_exact(wide).enumerate() {
-        put(part, None, &sum[..head.width]);
+        put(Place { part, row: None }, &sum[..head.width]);
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::access::{read, write, write2, write_parts};
+use super::access::{read, write, write_parts, write2};
 use super::math::normal_cdf;
 use super::reduce::add_rows;
 use super::{Accumulate, pieces, scratch};

@@ -15,10 +15,7 @@ pub(crate) struct Mat<'a> {
 impl<'a> Mat<'a> {
     /// A row-major matrix.
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        assert!(
-            rows * cols <= data.len(),
-            "matrix reaches beyond its slice"
-        );
+        assert!(rows * cols <= data.len(), "matrix reaches beyond its slice");
         Self {
             data,
             rows,
@@ -44,10 +41,7 @@ impl<'a> Mat<'a> {
 pub(crate) fn product(out: &mut [f32], add: bool, a: Mat<'_>, b: Mat<'_>) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(k, b.rows, "inner dimensions of a product");
-    assert!(
-        m * n <= out.len(),
-        "product reaches beyond its slice"
-    );
+    assert!(m * n <= out.len(), "product reaches beyond its slice");
     // SAFETY: `Mat`'s constructors and the assertion above keep every index that the strides can
     // produce inside the slices; `out` is exclusive, so it overlaps neither input.
     unsafe {

@@ -29,7 +29,9 @@ pub(crate) fn product(
     add: bool,
 ) {
     assert!(n % LANES == 0 && b.len() >= depth * n && out.len() >= m * n);
-    assert!(m == 0 || depth == 0 || (m - 1) * a.row_step + (depth - 1) * a.depth_step < a.data.len());
+    assert!(
+        m == 0 || depth == 0 || (m - 1) * a.row_step + (depth - 1) * a.depth_step < a.data.len()
+    );
     let mut row = 0;
     while row < m {
         let rows = ROWS.min(m - row);

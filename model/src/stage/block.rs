@@ -246,7 +246,10 @@ impl StackWorkspace {
     /// What block `i` keeps, and whether a later block writes over it.
     fn saved(&self, i: usize) -> (&BlockSaved, bool) {
         let last = self.saved.len() - 1;
-        (&self.saved[i.min(last)], i >= last && i + 2 < self.stream.len())
+        (
+            &self.saved[i.min(last)],
+            i >= last && i + 2 < self.stream.len(),
+        )
     }
 }
 

@@ -14,7 +14,14 @@ const WIDTH: usize = 8;
 fn attend(qkv: &[f32]) -> Vec<f32> {
     let bias = tensor(&[0.0; 3 * WIDTH], &[3 * WIDTH]);
     let (out, stats) = (garbage(&[1, TOKENS, WIDTH]), garbage(&[1, 1, TOKENS, 2]));
-    attention::forward(&tensor(qkv, &[1, TOKENS, 3 * WIDTH]), &bias, 1, &out, &stats).unwrap();
+    attention::forward(
+        &tensor(qkv, &[1, TOKENS, 3 * WIDTH]),
+        &bias,
+        1,
+        &out,
+        &stats,
+    )
+    .unwrap();
     values(&out)
 }
 
@@ -34,10 +41,21 @@ fn attention_with_logits_of_ten_thousand() {
 #[test]
 fn denormal_numbers_are_numbers() {
     let tiny = f32::MIN_POSITIVE / 8.0;
-    let qkv: Vec<f32> = numbers(TOKENS * 3 * WIDTH, 1).iter().map(|x| x * tiny).collect();
-    assert!(attend(&qkv).iter().all(|x| x.is_finite() && x.abs() <= tiny));
+    let qkv: Vec<f32> = numbers(TOKENS * 3 * WIDTH, 1)
+        .iter()
+        .map(|x| x * tiny)
+        .collect();
+    assert!(
+        attend(&qkv)
+            .iter()
+            .all(|x| x.is_finite() && x.abs() <= tiny)
+    );
 
-    let (x, bias, y) = (tensor(&[tiny, -tiny, 0.0], &[1, 3]), tensor(&[0.0; 3], &[3]), garbage(&[1, 3]));
+    let (x, bias, y) = (
+        tensor(&[tiny, -tiny, 0.0], &[1, 3]),
+        tensor(&[0.0; 3], &[3]),
+        garbage(&[1, 3]),
+    );
     gelu::forward(&x, &bias, &y).unwrap();
     assert_eq!(values(&y), [tiny / 2.0, -tiny / 2.0, 0.0]);
 
@@ -50,7 +68,11 @@ fn denormal_numbers_are_numbers() {
 #[test]
 fn gelu_far_out() {
     let x = [1e4f32, -1e4, 40.0, -40.0, f32::MAX, f32::MIN];
-    let (xt, bias, y) = (tensor(&x, &[1, 6]), tensor(&[0.0; 6], &[6]), garbage(&[1, 6]));
+    let (xt, bias, y) = (
+        tensor(&x, &[1, 6]),
+        tensor(&[0.0; 6], &[6]),
+        garbage(&[1, 6]),
+    );
     gelu::forward(&xt, &bias, &y).unwrap();
     for (x, y) in x.iter().zip(values(&y)) {
         if *x > 0.0 {
@@ -86,7 +108,10 @@ fn a_nan_anywhere_comes_out() {
             assert!(values(&y)[at].is_nan(), "gelu");
             let (d, grads) = (tensor(&vec![1.0; m * n], &[m, n]), garbage(&[3 * n]));
             gelu::backward((&xt, &zero), &y, &d, &grads, 0..n, Replace).unwrap();
-            assert!(values(&d)[at].is_nan() && values(&grads)[at % n].is_nan(), "gelu's gradient");
+            assert!(
+                values(&d)[at].is_nan() && values(&grads)[at % n].is_nan(),
+                "gelu's gradient"
+            );
 
             layer_norm::forward(&xt, (&one, &zero), 1e-6, &y, &stats).unwrap();
             assert!(values(&y)[at].is_nan(), "layer norm");
@@ -95,9 +120,15 @@ fn a_nan_anywhere_comes_out() {
                 bias: n..2 * n,
                 added: None,
             };
-            let (dy, dx) = (tensor(&vec![1.0; m * n], &[m, n]), tensor(&vec![0.0; m * n], &[m, n]));
+            let (dy, dx) = (
+                tensor(&vec![1.0; m * n], &[m, n]),
+                tensor(&vec![0.0; m * n], &[m, n]),
+            );
             layer_norm::backward((&xt, &stats), &one, &dy, &dx, &grads, ranges, Replace).unwrap();
-            assert!(values(&dx)[at].is_nan() && values(&grads)[0].is_nan(), "layer norm's gradient");
+            assert!(
+                values(&dx)[at].is_nan() && values(&grads)[0].is_nan(),
+                "layer norm's gradient"
+            );
 
             let out = garbage(&[m, 1]);
             linear::forward(&xt, &tensor(&vec![1.0; n], &[1, n]), &out).unwrap();

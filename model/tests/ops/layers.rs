@@ -8,9 +8,13 @@ use crate::plain::*;
 
 #[test]
 fn products() {
-    for (m, k, n) in [(1, 1, 1), (3, 5, 7), (37, 24, 17), (130, 101, 33)] {
+    for (m, k, n) in [(1, 1, 1), (3, 5, 7), (37, 24, 17), (70, 41, 33)] {
         let (x, w, dy) = (numbers(m * k, 1), numbers(n * k, 2), numbers(m * n, 3));
-        let (xt, wt, dyt) = (tensor(&x, &[m, k]), tensor(&w, &[n, k]), tensor(&dy, &[m, n]));
+        let (xt, wt, dyt) = (
+            tensor(&x, &[m, k]),
+            tensor(&w, &[n, k]),
+            tensor(&dy, &[m, n]),
+        );
         let y = garbage(&[m, n]);
         linear::forward(&xt, &wt, &y).unwrap();
         close("y", &values(&y), &linear(&wide(&x), &wide(&w), k), 1e-5);
@@ -28,7 +32,10 @@ fn products() {
         linear::backward_weight(&xt, &dyt, &grads, 1..n * k + 1, Add).unwrap();
         let twice: Vec<f64> = exact.iter().map(|x| 2.0 * x).collect();
         close("dw added", &values(&grads)[1..n * k + 1], &twice, 1e-5);
-        assert_eq!((values(&grads)[0], values(&grads)[n * k + 1]), (777.0, 777.0));
+        assert_eq!(
+            (values(&grads)[0], values(&grads)[n * k + 1]),
+            (777.0, 777.0)
+        );
 
         let sums: Vec<f64> = (0..n)
             .map(|j| (0..m).map(|i| f64::from(dy[i * n + j])).sum())
@@ -66,9 +73,14 @@ fn gelu_with_its_bias() {
 #[test]
 fn layer_norm_with_and_without_residual() {
     let eps = 1e-6;
-    for (m, n) in [(1, 3), (5, 19), (67, 40), (129, 100)] {
+    for (m, n) in [(1, 3), (5, 19), (67, 40), (130, 17)] {
         let (x, r, a) = (numbers(m * n, 1), numbers(m * n, 2), numbers(n, 3));
-        let (w, b, dy, dx0) = (numbers(n, 4), numbers(n, 5), numbers(m * n, 6), numbers(m * n, 7));
+        let (w, b, dy, dx0) = (
+            numbers(n, 4),
+            numbers(n, 5),
+            numbers(m * n, 6),
+            numbers(m * n, 7),
+        );
         let sum = |x: &[f64]| -> Vec<f64> {
             x.iter()
                 .enumerate()
@@ -94,7 +106,11 @@ fn layer_norm_with_and_without_residual() {
         assert_eq!(values(&stats_again), values(&stats));
 
         // The gradient of the stream comes on top of what the residual brought.
-        let (dyt, dx, grads) = (tensor(&dy, &[m, n]), tensor(&dx0, &[m, n]), garbage(&[3 * n]));
+        let (dyt, dx, grads) = (
+            tensor(&dy, &[m, n]),
+            tensor(&dx0, &[m, n]),
+            garbage(&[3 * n]),
+        );
         let ranges = NormGrads {
             weight: 0..n,
             bias: n..2 * n,
@@ -103,7 +119,11 @@ fn layer_norm_with_and_without_residual() {
         layer_norm::backward((&xt, &stats), &wt, &dyt, &dx, &grads, ranges, Replace).unwrap();
         let stream32 = values(&xt);
         let through = gradient(&stream32, |x| dot(&norm(x, &wide(&w), &wide(&b)), &dy));
-        let total: Vec<f64> = through.iter().zip(&dx0).map(|(a, b)| a + f64::from(*b)).collect();
+        let total: Vec<f64> = through
+            .iter()
+            .zip(&dx0)
+            .map(|(a, b)| a + f64::from(*b))
+            .collect();
         // With three numbers a row the variance may be small, and the gradient large.
         close("dx", &values(&dx), &total, 5e-5);
         let grads = values(&grads);
@@ -111,7 +131,9 @@ fn layer_norm_with_and_without_residual() {
         close("dw", &grads[..n], &dw, 1e-5);
         let db = gradient(&b, |b| dot(&norm(&stream, &wide(&w), b), &dy));
         close("db", &grads[n..2 * n], &db, 1e-5);
-        let da: Vec<f64> = (0..n).map(|j| (0..m).map(|i| total[i * n + j]).sum()).collect();
+        let da: Vec<f64> = (0..n)
+            .map(|j| (0..m).map(|i| total[i * n + j]).sum())
+            .collect();
         close("da", &grads[2 * n..], &da, 5e-5);
     }
 }
@@ -119,15 +141,35 @@ fn layer_norm_with_and_without_residual() {
 #[test]
 fn attention_of_any_width_and_length() {
     // One token, no multiple of a block of queries, more than one block, odd heads and batches.
-    for (batch, tokens, heads, width) in [(1, 1, 1, 8), (3, 5, 2, 8), (1, 17, 3, 24), (1, 50, 1, 40), (2, 49, 1, 16)] {
+    for (batch, tokens, heads, width) in [
+        (1, 1, 1, 8),
+        (3, 5, 2, 8),
+        (1, 17, 3, 24),
+        (1, 50, 1, 40),
+        (2, 49, 1, 16),
+    ] {
         let dim = heads * width;
-        let qkv: Vec<f32> = numbers(batch * tokens * 3 * dim, 1).iter().map(|x| 2.0 * x).collect();
+        let qkv: Vec<f32> = numbers(batch * tokens * 3 * dim, 1)
+            .iter()
+            .map(|x| 2.0 * x)
+            .collect();
         let (bias, dout) = (numbers(3 * dim, 2), numbers(batch * tokens * dim, 3));
         let plain = |qkv: &[f64], bias: &[f64]| attention(qkv, bias, tokens, heads, width);
-        let (qkvt, biast) = (tensor(&qkv, &[batch, tokens, 3 * dim]), tensor(&bias, &[3 * dim]));
-        let (out, stats) = (garbage(&[batch, tokens, dim]), garbage(&[batch, heads, tokens, 2]));
+        let (qkvt, biast) = (
+            tensor(&qkv, &[batch, tokens, 3 * dim]),
+            tensor(&bias, &[3 * dim]),
+        );
+        let (out, stats) = (
+            garbage(&[batch, tokens, dim]),
+            garbage(&[batch, heads, tokens, 2]),
+        );
         attention::forward(&qkvt, &biast, heads, &out, &stats).unwrap();
-        close("out", &values(&out), &plain(&wide(&qkv), &wide(&bias)), 1e-5);
+        close(
+            "out",
+            &values(&out),
+            &plain(&wide(&qkv), &wide(&bias)),
+            1e-5,
+        );
 
         let (dqkv, grads) = (garbage(&[batch, tokens, 3 * dim]), garbage(&[3 * dim]));
         attention::backward(
@@ -155,7 +197,13 @@ fn attention_of_any_width_and_length() {
         let expected: Vec<f64> = some.iter().map(|&i| exact(i)).collect();
         close("dqkv", &actual, &expected, 2e-5);
         let sums: Vec<f64> = (0..3 * dim)
-            .map(|j| dqkv.iter().skip(j).step_by(3 * dim).map(|&x| f64::from(x)).sum())
+            .map(|j| {
+                dqkv.iter()
+                    .skip(j)
+                    .step_by(3 * dim)
+                    .map(|&x| f64::from(x))
+                    .sum()
+            })
             .collect();
         close("bias", &values(&grads), &sums, 2e-5);
     }
@@ -167,7 +215,15 @@ fn attention_of_a_long_sequence() {
     let qkv = numbers(tokens * 3 * width, 1);
     let bias = vec![0.0; 3 * width];
     let (out, stats) = (garbage(&[1, tokens, width]), garbage(&[1, 1, tokens, 2]));
-    let (qkvt, biast) = (tensor(&qkv, &[1, tokens, 3 * width]), tensor(&bias, &[3 * width]));
+    let (qkvt, biast) = (
+        tensor(&qkv, &[1, tokens, 3 * width]),
+        tensor(&bias, &[3 * width]),
+    );
     attention::forward(&qkvt, &biast, 1, &out, &stats).unwrap();
-    close("out", &values(&out), &attention(&wide(&qkv), &wide(&bias), tokens, 1, width), 1e-5);
+    close(
+        "out",
+        &values(&out),
+        &attention(&wide(&qkv), &wide(&bias), tokens, 1, width),
+        1e-5,
+    );
 }

@@ -7,7 +7,10 @@ use mae_model::ops::{cross_entropy, masked_loss};
 use crate::plain::*;
 
 fn bytes(count: usize) -> Vec<u8> {
-    numbers(count, 9).iter().map(|x| ((x + 1.0) * 127.9) as u8).collect()
+    numbers(count, 9)
+        .iter()
+        .map(|x| ((x + 1.0) * 127.9) as u8)
+        .collect()
 }
 
 /// A random order of the patches of each image: place by patch.
@@ -27,7 +30,13 @@ fn places(batch: usize, patches: usize) -> Vec<u32> {
 }
 
 /// The reference code's `forward_loss`: patches in (row, column, channel) order.
-fn masked(config: &MaeConfig, pixels: &[u8], places: &[u32], keep: usize, prediction: &[f64]) -> f64 {
+fn masked(
+    config: &MaeConfig,
+    pixels: &[u8],
+    places: &[u32],
+    keep: usize,
+    prediction: &[f64],
+) -> f64 {
     let (vit, patches) = (&config.vit, config.patches());
     let (p, c, width) = (vit.patch_size, vit.channels, vit.image_size.1);
     let (image, len) = (vit.image_size.0 * width * c, vit.patch_len());
@@ -43,16 +52,25 @@ fn masked(config: &MaeConfig, pixels: &[u8], places: &[u32], keep: usize, predic
                 .map(|i| {
                     let (y, x, channel) = (top + i / (p * c), left + i / c % p, i % c);
                     let byte = pixels[sample * image + (y * width + x) * c + channel];
-                    (f64::from(byte) / 255.0 - f64::from(vit.mean[channel])) / f64::from(vit.std[channel])
+                    (f64::from(byte) / 255.0 - f64::from(vit.mean[channel]))
+                        / f64::from(vit.std[channel])
                 })
                 .collect();
             if config.norm_pix_loss {
                 let mean = target.iter().sum::<f64>() / len as f64;
-                let variance = target.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (len - 1) as f64;
-                target.iter_mut().for_each(|x| *x = (*x - mean) / (variance + 1e-6).sqrt());
+                let variance =
+                    target.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (len - 1) as f64;
+                target
+                    .iter_mut()
+                    .for_each(|x| *x = (*x - mean) / (variance + 1e-6).sqrt());
             }
             let prediction = &prediction[(sample * removed + row) * len..][..len];
-            sum += prediction.iter().zip(&target).map(|(p, t)| (p - t).powi(2)).sum::<f64>() / len as f64;
+            sum += prediction
+                .iter()
+                .zip(&target)
+                .map(|(p, t)| (p - t).powi(2))
+                .sum::<f64>()
+                / len as f64;
         }
     }
     sum / (places.len() / patches * removed) as f64
@@ -87,7 +105,12 @@ fn masked_loss_of_one_and_of_all_but_one_removed_patch() {
         let loss = errors.iter().map(|&x| f64::from(x)).sum::<f64>() / errors.len() as f64;
         let exact = plain(&wide(&prediction));
         assert!((loss / exact - 1.0).abs() < 1e-6, "{loss} {exact}");
-        close("gradient", &values(&predictiont), &gradient(&prediction, plain), 1e-5);
+        close(
+            "gradient",
+            &values(&predictiont),
+            &gradient(&prediction, plain),
+            1e-5,
+        );
     }
 }
 
@@ -97,7 +120,11 @@ fn soft_cross_entropy(logits: &[f64], targets: &[f32], classes: usize) -> f64 {
         .map(|(logits, targets)| {
             let top = logits.iter().copied().fold(f64::MIN, f64::max);
             let log_sum = top + logits.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
-            logits.iter().zip(targets).map(|(x, &t)| f64::from(t) * (log_sum - x)).sum::<f64>()
+            logits
+                .iter()
+                .zip(targets)
+                .map(|(x, &t)| f64::from(t) * (log_sum - x))
+                .sum::<f64>()
         })
         .sum();
     sum / (logits.len() / classes) as f64
@@ -106,18 +133,30 @@ fn soft_cross_entropy(logits: &[f64], targets: &[f32], classes: usize) -> f64 {
 #[test]
 fn cross_entropy_with_soft_targets() {
     for (batch, classes, scale) in [(1, 2, 1.0), (3, 10, 5.0), (7, 33, 1e4)] {
-        let logits: Vec<f32> = numbers(batch * classes, 1).iter().map(|x| x * scale).collect();
-        let mut targets: Vec<f32> = numbers(batch * classes, 2).iter().map(|x| x + 1.1).collect();
+        let logits: Vec<f32> = numbers(batch * classes, 1)
+            .iter()
+            .map(|x| x * scale)
+            .collect();
+        let mut targets: Vec<f32> = numbers(batch * classes, 2)
+            .iter()
+            .map(|x| x + 1.1)
+            .collect();
         for row in targets.chunks_mut(classes) {
             let sum: f32 = row.iter().sum();
             row.iter_mut().for_each(|x| *x /= sum);
         }
         let (logitst, losses) = (tensor(&logits, &[batch, classes]), garbage(&[batch]));
-        cross_entropy::forward_backward(&logitst, &tensor(&targets, &[batch, classes]), &losses).unwrap();
+        cross_entropy::forward_backward(&logitst, &tensor(&targets, &[batch, classes]), &losses)
+            .unwrap();
         let plain = |logits: &[f64]| soft_cross_entropy(logits, &targets, classes);
         let losses = values(&losses);
         let loss = losses.iter().map(|&x| f64::from(x)).sum::<f64>() / batch as f64;
         assert!((loss / plain(&wide(&logits)) - 1.0).abs() < 1e-6);
-        close("gradient", &values(&logitst), &gradient(&logits, plain), 1e-5);
+        close(
+            "gradient",
+            &values(&logitst),
+            &gradient(&logits, plain),
+            1e-5,
+        );
     }
 }

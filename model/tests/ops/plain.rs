@@ -120,7 +120,13 @@ pub(crate) fn layer_norm(x: &[f64], w: &[f64], b: &[f64], eps: f64) -> Vec<f64> 
 }
 
 /// qkv `[B, N, 3, H, W]` with its bias → `[B, N, H, W]`.
-pub(crate) fn attention(qkv: &[f64], bias: &[f64], tokens: usize, heads: usize, width: usize) -> Vec<f64> {
+pub(crate) fn attention(
+    qkv: &[f64],
+    bias: &[f64],
+    tokens: usize,
+    heads: usize,
+    width: usize,
+) -> Vec<f64> {
     let dim = heads * width;
     let mut out = vec![0.0; qkv.len() / 3];
     for (qkv, out) in qkv
@@ -135,9 +141,7 @@ pub(crate) fn attention(qkv: &[f64], bias: &[f64], tokens: usize, heads: usize, 
             for i in 0..tokens {
                 let scores: Vec<f64> = (0..tokens)
                     .map(|j| {
-                        columns()
-                            .map(|c| at(i, 0, c) * at(j, 1, c))
-                            .sum::<f64>()
+                        columns().map(|c| at(i, 0, c) * at(j, 1, c)).sum::<f64>()
                             / (width as f64).sqrt()
                     })
                     .collect();

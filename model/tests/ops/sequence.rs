@@ -19,7 +19,10 @@ fn masks(keep: usize) -> (Vec<u32>, Vec<u32>) {
     for image in 0..BATCH {
         let order: Vec<usize> = (0..PATCHES).map(|i| (i * 3 + image) % PATCHES).collect();
         let mut of = [0; PATCHES];
-        order.iter().enumerate().for_each(|(place, &patch)| of[patch] = place as u32);
+        order
+            .iter()
+            .enumerate()
+            .for_each(|(place, &patch)| of[patch] = place as u32);
         places.extend(of);
         visible.extend(order[..keep].iter().map(|&patch| patch as u32));
     }
@@ -31,7 +34,10 @@ fn ids(ids: &[u32]) -> Tensor {
 }
 
 fn inner(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum()
 }
 
 #[track_caller]
@@ -43,7 +49,11 @@ fn same(a: f64, b: f64) {
 fn embedding() {
     for keep in [1, 4, PATCHES - 1] {
         let (_, visible) = masks(keep);
-        let (x, bias, class) = (numbers(BATCH * keep * DIM, 1), numbers(DIM, 2), numbers(DIM, 3));
+        let (x, bias, class) = (
+            numbers(BATCH * keep * DIM, 1),
+            numbers(DIM, 2),
+            numbers(DIM, 3),
+        );
         let positions = numbers((1 + PATCHES) * DIM, 4);
         let out = garbage(&[BATCH, 1 + keep, DIM]);
         let xt = tensor(&x, &[BATCH, keep, DIM]);
@@ -58,7 +68,9 @@ fn embedding() {
                         None => class[c] + positions[c],
                         Some(i) => {
                             let patch = visible[image * keep + i] as usize;
-                            x[(image * keep + i) * DIM + c] + bias[c] + positions[(1 + patch) * DIM + c]
+                            x[(image * keep + i) * DIM + c]
+                                + bias[c]
+                                + positions[(1 + patch) * DIM + c]
                         }
                     };
                     assert_eq!(out[(image * (1 + keep) + row) * DIM + c], exact);
@@ -72,13 +84,18 @@ fn embedding() {
         tokens::embed_backward(&dt, &dx, &grads, (0..DIM, DIM..2 * DIM), Replace).unwrap();
         // Less the positions, which are constants, the output is linear in x, bias and class token.
         let constant: Vec<f32> = {
-            let (zero_x, zero) = (tensor(&vec![0.0; x.len()], &[BATCH, keep, DIM]), tensor(&[0.0; DIM], &[DIM]));
+            let (zero_x, zero) = (
+                tensor(&vec![0.0; x.len()], &[BATCH, keep, DIM]),
+                tensor(&[0.0; DIM], &[DIM]),
+            );
             let out = garbage(&[BATCH, 1 + keep, DIM]);
-            tokens::embed_forward((&zero_x, &zero), &ids(&visible), &zero, &positionst, &out).unwrap();
+            tokens::embed_forward((&zero_x, &zero), &ids(&visible), &zero, &positionst, &out)
+                .unwrap();
             values(&out)
         };
         let grads = values(&grads);
-        let right = inner(&values(&dx), &x) + inner(&grads[..DIM], &bias) + inner(&grads[DIM..], &class);
+        let right =
+            inner(&values(&dx), &x) + inner(&grads[..DIM], &bias) + inner(&grads[DIM..], &class);
         same(inner(&d, &out) - inner(&d, &constant), right);
     }
 }
@@ -87,13 +104,24 @@ fn embedding() {
 fn unshuffling() {
     for keep in [1, 4, PATCHES - 1] {
         let (places, _) = masks(keep);
-        let (x, bias, mask) = (numbers(BATCH * (1 + keep) * DIM, 1), numbers(DIM, 2), numbers(DIM, 3));
+        let (x, bias, mask) = (
+            numbers(BATCH * (1 + keep) * DIM, 1),
+            numbers(DIM, 2),
+            numbers(DIM, 3),
+        );
         let positions = numbers((1 + PATCHES) * DIM, 4);
         let run = |x: &[f32], bias: &[f32], mask: &[f32]| {
             let out = garbage(&[BATCH, 1 + PATCHES, DIM]);
             let visible = (&tensor(x, &[BATCH, 1 + keep, DIM]), &tensor(bias, &[DIM]));
             let positions = tensor(&positions, &[1 + PATCHES, DIM]);
-            tokens::unshuffle_forward(visible, &ids(&places), &tensor(mask, &[DIM]), &positions, &out).unwrap();
+            tokens::unshuffle_forward(
+                visible,
+                &ids(&places),
+                &tensor(mask, &[DIM]),
+                &positions,
+                &out,
+            )
+            .unwrap();
             values(&out)
         };
         let out = run(&x, &bias, &mask);
@@ -102,10 +130,16 @@ fn unshuffling() {
                 for c in 0..DIM {
                     let row = match token.checked_sub(1) {
                         None => Some(0),
-                        Some(patch) => Some(1 + places[image * PATCHES + patch] as usize).filter(|&row| row <= keep),
+                        Some(patch) => Some(1 + places[image * PATCHES + patch] as usize)
+                            .filter(|&row| row <= keep),
                     };
-                    let from = row.map_or(mask[c], |row| x[(image * (1 + keep) + row) * DIM + c] + bias[c]);
-                    assert_eq!(out[(image * (1 + PATCHES) + token) * DIM + c], from + positions[token * DIM + c]);
+                    let from = row.map_or(mask[c], |row| {
+                        x[(image * (1 + keep) + row) * DIM + c] + bias[c]
+                    });
+                    assert_eq!(
+                        out[(image * (1 + PATCHES) + token) * DIM + c],
+                        from + positions[token * DIM + c]
+                    );
                 }
             }
         }
@@ -113,10 +147,19 @@ fn unshuffling() {
         let d = numbers(BATCH * (1 + PATCHES) * DIM, 5);
         let (dx, grads) = (garbage(&[BATCH, 1 + keep, DIM]), garbage(&[2 * DIM]));
         let dt = tensor(&d, &[BATCH, 1 + PATCHES, DIM]);
-        tokens::unshuffle_backward(&dt, &ids(&places), &dx, &grads, (0..DIM, DIM..2 * DIM), Replace).unwrap();
+        tokens::unshuffle_backward(
+            &dt,
+            &ids(&places),
+            &dx,
+            &grads,
+            (0..DIM, DIM..2 * DIM),
+            Replace,
+        )
+        .unwrap();
         let constant = run(&vec![0.0; x.len()], &[0.0; DIM], &[0.0; DIM]);
         let grads = values(&grads);
-        let right = inner(&values(&dx), &x) + inner(&grads[..DIM], &mask) + inner(&grads[DIM..], &bias);
+        let right =
+            inner(&values(&dx), &x) + inner(&grads[..DIM], &mask) + inner(&grads[DIM..], &bias);
         same(inner(&d, &out) - inner(&d, &constant), right);
     }
 }
@@ -126,9 +169,16 @@ fn removed_rows() {
     for keep in [1, 4, PATCHES - 1] {
         let (places, _) = masks(keep);
         let count = PATCHES - keep;
-        let (x, d) = (numbers(BATCH * (1 + PATCHES) * DIM, 1), numbers(BATCH * count * DIM, 2));
-        let (out, dx) = (garbage(&[BATCH, count, DIM]), garbage(&[BATCH, 1 + PATCHES, DIM]));
-        tokens::removed_forward(&tensor(&x, &[BATCH, 1 + PATCHES, DIM]), &ids(&places), &out).unwrap();
+        let (x, d) = (
+            numbers(BATCH * (1 + PATCHES) * DIM, 1),
+            numbers(BATCH * count * DIM, 2),
+        );
+        let (out, dx) = (
+            garbage(&[BATCH, count, DIM]),
+            garbage(&[BATCH, 1 + PATCHES, DIM]),
+        );
+        tokens::removed_forward(&tensor(&x, &[BATCH, 1 + PATCHES, DIM]), &ids(&places), &out)
+            .unwrap();
         tokens::removed_backward(&tensor(&d, &[BATCH, count, DIM]), &ids(&places), &dx).unwrap();
         let out = values(&out);
         for (image, places) in places.chunks(PATCHES).enumerate() {
@@ -146,7 +196,9 @@ fn removed_rows() {
 
 #[test]
 fn patches_are_normalised_in_the_order_of_a_convolution() {
-    let config = MaeConfig::named("mae-micro-patch4", (8, 12), 3).unwrap().vit;
+    let config = MaeConfig::named("mae-micro-patch4", (8, 12), 3)
+        .unwrap()
+        .vit;
     let pixels: Vec<u8> = (0..8 * 12 * 3).map(|i| (i * 37 % 256) as u8).collect();
     let pixelst = Tensor::from_slice(&pixels, (1, 8, 12, 3), &Device::Cpu).unwrap();
     let chosen = Tensor::from_slice(&[4u32, 0], (1, 2), &Device::Cpu).unwrap();
@@ -157,7 +209,8 @@ fn patches_are_normalised_in_the_order_of_a_convolution() {
         for (at, value) in patches[i * 48..][..48].iter().enumerate() {
             let (channel, y, x) = (at / 16, top + at / 4 % 4, left + at % 4);
             let byte = f64::from(pixels[(y * 12 + x) * 3 + channel]);
-            let exact = (byte / 255.0 - f64::from(config.mean[channel])) / f64::from(config.std[channel]);
+            let exact =
+                (byte / 255.0 - f64::from(config.mean[channel])) / f64::from(config.std[channel]);
             assert!((f64::from(*value) - exact).abs() < 1e-6);
         }
     }

@@ -53,7 +53,10 @@ impl Case {
     }
 
     fn prediction(&self, input: &MaeInput) -> Vec<f32> {
-        let mut workspace = self.mae.workspace(input.batch(), input.keep(), Activations::Keep).unwrap();
+        let mut workspace = self
+            .mae
+            .workspace(input.batch(), input.keep(), Activations::Keep)
+            .unwrap();
         self.mae.predict(input, &mut workspace).unwrap()
     }
 
@@ -76,6 +79,7 @@ impl Case {
                     beta1: float(&facts["betas"][0]),
                     beta2: float(&facts["betas"][1]),
                     eps: float(&facts["eps"]),
+                    grad_scale: 1.0,
                     weight_decay: if spec.decay { decay } else { 0.0 },
                     step: step as u64,
                 };

@@ -45,7 +45,9 @@ impl Case {
         let grads = self.vit.params.zeros_like_flat().unwrap();
         self.vit.forward(&self.input, &mut workspace).unwrap();
         let loss = workspace.loss().unwrap();
-        self.vit.backward(&mut workspace, &grads, 1.0, Accumulate::Add).unwrap();
+        self.vit
+            .backward(&mut workspace, &grads, 1.0, Accumulate::Add)
+            .unwrap();
         (loss, grads.to_vec1().unwrap())
     }
 }

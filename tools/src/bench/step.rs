@@ -14,8 +14,8 @@ use mae_trainer::config::{DeviceKind, InputSize};
 use mae_trainer::optim::{AdamW, AdamWSettings};
 use serde::Serialize;
 
-use super::process;
 use super::median;
+use super::process;
 use crate::units::show_bytes;
 use crate::{Outcome, Usage, table};
 
@@ -358,10 +358,7 @@ fn page(report: &Report) -> String {
     ]
     .map(|(name, value)| vec![name.to_owned(), value])
     .to_vec();
-    rows.insert(
-        0,
-        vec!["batch".to_owned(), report.batch_size.to_string()],
-    );
+    rows.insert(0, vec!["batch".to_owned(), report.batch_size.to_string()]);
     let head = [
         format!("{}, {}", report.model, report.device),
         format!("{} thr", report.threads),

@@ -232,8 +232,7 @@ mod tests {
         }
         let mut straight = AdamW::new(&one.params, SETTINGS).unwrap();
         for step in 1..=4 {
-            straight
-                .step(&one.params, &grads, 1.0, 1e-3, step).unwrap();
+            straight.step(&one.params, &grads, 1.0, 1e-3, step).unwrap();
         }
         let mut first = AdamW::new(&two.params, SETTINGS).unwrap();
         for step in 1..=2 {
@@ -243,8 +242,7 @@ mod tests {
         let mut second = AdamW::new(&two.params, SETTINGS).unwrap();
         second.load_state(&two.params, &state).unwrap();
         for step in 3..=4 {
-            second
-                .step(&two.params, &grads, 1.0, 1e-3, step).unwrap();
+            second.step(&two.params, &grads, 1.0, 1e-3, step).unwrap();
         }
         assert_eq!(one.params.to_vec().unwrap(), two.params.to_vec().unwrap());
         assert_eq!(
