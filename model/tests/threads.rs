@@ -1,6 +1,7 @@
 //! Results do not depend on the number of threads, bit for bit.
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
+use mae_model::ops::linear;
 use mae_model::{Accumulate, Activations, Mae, MaeConfig, MaeInput};
 
 fn step(threads: usize) -> (f32, Vec<f32>) {
@@ -36,4 +37,29 @@ fn one_two_and_five_threads_agree() {
     assert!(one.0 > 0.0 && one.1.iter().any(|&x| x != 0.0));
     assert!(one == step(2));
     assert!(one == step(5));
+}
+
+/// Products wide and deep enough to be cut into panels, more or fewer by the number of threads.
+#[test]
+fn panels_of_a_product_do_not_show() {
+    let numbers = |count: usize, step: f32| -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * step).sin()).collect()
+    };
+    let (m, k, n) = (67, 1300, 801);
+    let x = Tensor::from_vec(numbers(m * k, 0.7), (m, k), &Device::Cpu).unwrap();
+    let w = Tensor::from_vec(numbers(n * k, 0.3), (n, k), &Device::Cpu).unwrap();
+    let product = |threads: usize| -> Vec<f32> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        let y = Tensor::zeros((m, n), x.dtype(), &Device::Cpu).unwrap();
+        pool.install(|| linear::forward(&x, &w, &y)).unwrap();
+        y.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let one = product(1);
+    assert!(one.iter().any(|&x| x != 0.0));
+    for threads in [2, 3, 4, 16] {
+        assert!(product(threads) == one, "{threads} threads");
+    }
 }

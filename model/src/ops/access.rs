@@ -140,6 +140,13 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// Where a number stands.
+    pub(crate) fn pointer(&self, at: usize) -> *mut f32 {
+        assert!(at < self.len);
+        // SAFETY: inside the slice that this was made of.
+        unsafe { self.first.add(at) }
+    }
+
     /// The numbers of a range.
     ///
     /// # Safety

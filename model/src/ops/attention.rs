@@ -119,35 +119,22 @@ impl Head {
     /// `scores = q · kᵀ` for some queries.
     #[inline(always)]
     fn scores(self, queries: usize, q: &[f32], keys: &[f32], scores: &mut [f32]) {
-        let left = Left {
-            data: q,
-            row_step: self.wide,
-            depth_step: 1,
-        };
         let shape = (queries, self.keys, self.width);
-        product(shape, left, keys, scores, false);
+        product(shape, Left::Rows(q, self.wide), keys, scores, false);
     }
 
     /// `out (+)= scoresᵀ · x` for some queries: `[N, wide]`.
     #[inline(always)]
     fn by_key(self, queries: usize, scores: &[f32], x: &[f32], out: &mut [f32], add: bool) {
-        let left = Left {
-            data: scores,
-            row_step: 1,
-            depth_step: self.keys,
-        };
-        product((self.tokens, self.wide, queries), left, x, out, add);
+        let shape = (self.tokens, self.wide, queries);
+        product(shape, Left::Columns(scores, self.keys), x, out, add);
     }
 
     /// `out = scores · x` for some queries: `[queries, wide]`.
     #[inline(always)]
     fn by_query(self, queries: usize, scores: &[f32], x: &[f32], out: &mut [f32]) {
-        let left = Left {
-            data: scores,
-            row_step: self.keys,
-            depth_step: 1,
-        };
-        product((queries, self.wide, self.tokens), left, x, out, false);
+        let shape = (queries, self.wide, self.tokens);
+        product(shape, Left::Rows(scores, self.keys), x, out, false);
     }
 }
 
@@ -237,7 +224,7 @@ fn forward_head(
             for x in row.iter_mut() {
                 *x = exp(*x - top);
             }
-            stats.copy_from_slice(&[top, 1.0 / sum_by(row.len(), |i| row[i])]);
+            stats.copy_from_slice(&[top, 1.0 / sum_by([row], |[x]| x)]);
         }
         // The queries are done with; their place takes the output.
         head.by_query(count, scores, values, queries);
@@ -363,7 +350,7 @@ fn backward_head(
             let at = row * head.dim + head.at;
             let (out, dout) = (&out[at..][..head.width], &dout[at..][..head.width]);
             // `Σⱼ pᵢⱼ dpᵢⱼ` equals the dot product of the output's row with its gradient.
-            let dot = sum_by(head.width, |j| out[j] * dout[j]);
+            let dot = sum_by([out, dout], |[o, d]| o * d);
             let (top, scale) = (stats[2 * row], stats[2 * row + 1]);
             let probs = &mut probs[i * head.keys..][..tokens];
             let dscores = &mut dscores[i * head.keys..][..tokens];

@@ -1,6 +1,11 @@
 //! The matrix product, as a safe function.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::access::Shared;
 
 /// A matrix over a slice, row-major or the transpose of one.
 #[derive(Clone, Copy)]
@@ -25,6 +30,16 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// Some columns.
+    fn columns(self, range: Range<usize>) -> Self {
+        assert!(range.start < range.end && range.end <= self.cols);
+        Self {
+            data: &self.data[range.start * self.col_stride..],
+            cols: range.len(),
+            ..self
+        }
+    }
+
     /// The transposed view.
     pub(crate) fn t(self) -> Self {
         Self {
@@ -37,21 +52,58 @@ impl<'a> Mat<'a> {
     }
 }
 
+/// Columns of the output that one thread at least computes where the right matrix is a transpose.
+const PANEL: usize = 192;
+
 /// `out = a · b`, or `out += a · b`, row-major `[m, n]`, shared among the compute threads.
+///
+/// How it is shared does not show in the result: a number's sum runs over the same blocks of the inner dimension.
 pub(crate) fn product(out: &mut [f32], add: bool, a: Mat<'_>, b: Mat<'_>) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(k, b.rows, "inner dimensions of a product");
     assert!(m * n <= out.len(), "product reaches beyond its slice");
-    // SAFETY: `Mat`'s constructors and the assertion above keep every index that the strides can
-    // produce inside the slices; `out` is exclusive, so it overlaps neither input.
+    let threads = rayon::current_num_threads();
+    // For `x · Wᵀ` the crate packs W on one thread. Panels of columns pack their own part, and even out what else the machine does.
+    // A short inner dimension would not pay for reading x once a panel.
+    let panels = (n / PANEL).min(2 * threads);
+    if b.row_stride == 1 && k >= PANEL && panels >= threads && threads > 1 {
+        let width = n.div_ceil(panels).next_multiple_of(16);
+        let out = Shared::new(out);
+        (0..n.div_ceil(width))
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|panel| {
+                let first = panel * width;
+                let b = b.columns(first..(first + width).min(n));
+                // SAFETY: m rows of the panel's columns, n apart, from its first column on, lie in the slice; no two panels share
+                // a column.
+                unsafe { run(out.pointer(first), n, add, a, b, Parallelism::None) };
+            });
+        return;
+    }
+    // SAFETY: m rows of n columns lie in the slice, as asserted.
+    unsafe { run(out.as_mut_ptr(), n, add, a, b, Parallelism::Rayon(0)) };
+}
+
+/// # Safety
+/// From `out` on there must be `a.rows` rows of `b.cols` numbers, `stride` apart, which no one else uses meanwhile.
+unsafe fn run(
+    out: *mut f32,
+    stride: usize,
+    add: bool,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    parallelism: Parallelism,
+) {
+    // SAFETY: a `Mat`'s strides stay inside its slice; `out` as promised, and so it overlaps neither.
     unsafe {
         gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
+            a.rows,
+            b.cols,
+            a.cols,
+            out,
             1,
-            n as isize,
+            stride as isize,
             add,
             a.data.as_ptr(),
             a.col_stride as isize,
@@ -64,7 +116,7 @@ pub(crate) fn product(out: &mut [f32], add: bool, a: Mat<'_>, b: Mat<'_>) {
             false,
             false,
             false,
-            Parallelism::Rayon(0),
+            parallelism,
         );
     }
 }

@@ -115,8 +115,8 @@ fn forward_rows(
         .zip(y.chunks_exact_mut(dim))
         .zip(stats.chunks_exact_mut(2))
     {
-        let mean = sum_by(dim, |i| x[i]) / dim as f32;
-        let variance = sum_by(dim, |i| (x[i] - mean) * (x[i] - mean)) / dim as f32;
+        let mean = sum_by([x], |[x]| x) / dim as f32;
+        let variance = sum_by([x], |[x]| (x - mean) * (x - mean)) / dim as f32;
         let scale = 1.0 / (variance + eps).sqrt();
         for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
             *y = (x - mean) * scale * w + b;
@@ -213,8 +213,8 @@ fn backward_rows(
         .zip(stats.chunks_exact(2))
     {
         let (mean, scale) = (stats[0], stats[1]);
-        let sum = sum_by(dim, |i| dy[i] * weight[i]) / dim as f32;
-        let dot = sum_by(dim, |i| dy[i] * weight[i] * ((x[i] - mean) * scale)) / dim as f32;
+        let sum = sum_by([dy, weight], |[d, w]| d * w) / dim as f32;
+        let dot = sum_by([dy, weight, x], |[d, w, x]| d * w * ((x - mean) * scale)) / dim as f32;
         let inputs = x.iter().zip(dy).zip(weight);
         let outputs = dx
             .iter_mut()

@@ -67,9 +67,7 @@ fn differences(prediction: &mut [f32], bias: &[f32], target: &[f32], scale: f32)
     for ((p, b), t) in prediction.iter_mut().zip(bias).zip(target) {
         *p = (*p + b) - t;
     }
-    let error = sum_by_f64(prediction.len(), |i| {
-        f64::from(prediction[i]) * f64::from(prediction[i])
-    });
+    let error = sum_by_f64([prediction], |[x]| x * x);
     prediction.iter_mut().for_each(|p| *p *= scale);
     error
 }
@@ -78,11 +76,8 @@ fn differences(prediction: &mut [f32], bias: &[f32], target: &[f32], scale: f32)
 #[multiversion(targets = "simd")]
 fn normalise(patch: &mut [f32]) -> (f32, f32) {
     let len = patch.len() as f64;
-    let mean = sum_by_f64(patch.len(), |i| f64::from(patch[i])) / len;
-    let squares = sum_by_f64(patch.len(), |i| {
-        let x = f64::from(patch[i]) - mean;
-        x * x
-    });
+    let mean = sum_by_f64([patch], |[x]| x) / len;
+    let squares = sum_by_f64([patch], |[x]| (x - mean) * (x - mean));
     // A patch of one number has no unbiased variance; it is left at zero.
     let variance = if patch.len() > 1 {
         squares / (len - 1.0)

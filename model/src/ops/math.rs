@@ -51,21 +51,11 @@ pub(crate) fn normal_cdf(x: f32) -> (f32, f32) {
     (cdf, bell)
 }
 
-/// Sum of `f(i)` over `0..n` in a fixed order.
+/// Sum of `f` over the numbers of slices of one length, taken together, in a fixed order.
 #[inline(always)]
-pub(crate) fn sum_by(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum_by<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
-    let whole = n / LANES * LANES;
-    let mut at = 0;
-    while at < whole {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += f(at + lane);
-        }
-        at += LANES;
-    }
-    for i in whole..n {
-        lanes[i - whole] += f(i);
-    }
+    each_lane(x, |lane, x| lanes[lane] += f(x));
     let mut width = LANES;
     while width > 1 {
         width /= 2;
@@ -78,20 +68,28 @@ pub(crate) fn sum_by(n: usize, f: impl Fn(usize) -> f32) -> f32 {
 
 /// As [`sum_by`], in f64.
 #[inline(always)]
-pub(crate) fn sum_by_f64(n: usize, f: impl Fn(usize) -> f64) -> f64 {
+pub(crate) fn sum_by_f64<const N: usize>(x: [&[f32]; N], f: impl Fn([f64; N]) -> f64) -> f64 {
     let mut lanes = [0f64; LANES];
-    let whole = n / LANES * LANES;
+    each_lane(x, |lane, x| lanes[lane] += f(x.map(f64::from)));
+    lanes.iter().sum()
+}
+
+#[inline(always)]
+fn each_lane<const N: usize>(x: [&[f32]; N], mut f: impl FnMut(usize, [f32; N])) {
+    let n = x[0].len();
+    let x = x.map(|x| &x[..n]);
     let mut at = 0;
-    while at < whole {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += f(at + lane);
+    while at + LANES <= n {
+        // Slices of a known length, so that no index is checked within them.
+        let parts = x.map(|x| &x[at..at + LANES]);
+        for lane in 0..LANES {
+            f(lane, parts.map(|part| part[lane]));
         }
         at += LANES;
     }
-    for i in whole..n {
-        lanes[i - whole] += f(i);
+    for i in at..n {
+        f(i - at, x.map(|x| x[i]));
     }
-    lanes.iter().sum()
 }
 
 /// The greatest of a row; NaN if any is NaN.
@@ -109,7 +107,7 @@ pub(crate) fn max(row: &[f32]) -> f32 {
         *lane = if x > *lane { x } else { *lane };
     }
     // x * 0 is NaN for NaN and for infinities, which no row of finite numbers holds.
-    let nan = sum_by(row.len(), |i| row[i] * 0.0);
+    let nan = sum_by([row], |[x]| x * 0.0);
     lanes
         .into_iter()
         .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
@@ -154,7 +152,7 @@ mod tests {
     fn sums_and_maxima_cover_odd_lengths() {
         for n in [0, 1, 15, 16, 17, 100] {
             let row: Vec<f32> = (0..n).map(|i| ((i * 7) % 13) as f32).collect();
-            assert_eq!(sum_by(n, |i| row[i]), row.iter().sum::<f32>());
+            assert_eq!(sum_by([&row], |[x]| x), row.iter().sum::<f32>());
             assert_eq!(
                 max(&row),
                 row.iter().copied().fold(f32::NEG_INFINITY, f32::max)

@@ -30,7 +30,7 @@ pub fn global_norm(x: &Tensor) -> Result<f64> {
 
 #[multiversion(targets = "simd")]
 fn squares(x: &[f32]) -> f64 {
-    sum_by_f64(x.len(), |i| f64::from(x[i]) * f64::from(x[i]))
+    sum_by_f64([x], |[x]| x * x)
 }
 
 /// The mean of a tensor's numbers.

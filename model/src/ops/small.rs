@@ -11,12 +11,13 @@ pub(crate) fn padded(n: usize) -> usize {
     n.next_multiple_of(LANES)
 }
 
-/// The left matrix: the number in `row` at depth `k` stands at `row * row_step + k * depth_step`.
+/// The left matrix.
 #[derive(Clone, Copy)]
-pub(crate) struct Left<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) row_step: usize,
-    pub(crate) depth_step: usize,
+pub(crate) enum Left<'a> {
+    /// Row-major, rows this far apart.
+    Rows(&'a [f32], usize),
+    /// Column-major, columns this far apart: the transpose of a row-major matrix.
+    Columns(&'a [f32], usize),
 }
 
 /// `out = a · b`, or `out += a · b`: a `[m, depth]`, b `[depth, n]` and out `[m, n]` dense, n a multiple of [`LANES`].
@@ -28,24 +29,17 @@ pub(crate) fn product(
     out: &mut [f32],
     add: bool,
 ) {
-    assert!(n % LANES == 0 && b.len() >= depth * n && out.len() >= m * n);
-    assert!(
-        m == 0 || depth == 0 || (m - 1) * a.row_step + (depth - 1) * a.depth_step < a.data.len()
-    );
-    let mut row = 0;
-    while row < m {
-        let rows = ROWS.min(m - row);
+    let (b, out) = (&b[..depth * n], &mut out[..m * n]);
+    for (i, out) in out.chunks_mut(ROWS * n).enumerate() {
         let tile = Tile {
-            a: &a.data[row * a.row_step..],
-            row_step: a.row_step,
-            depth_step: a.depth_step,
+            a,
+            first: i * ROWS,
             b,
             n,
             depth,
             add,
         };
-        let out = &mut out[row * n..];
-        match rows {
+        match out.len() / n {
             6 => tile.rows::<6>(out),
             5 => tile.rows::<5>(out),
             4 => tile.rows::<4>(out),
@@ -53,15 +47,13 @@ pub(crate) fn product(
             2 => tile.rows::<2>(out),
             _ => tile.rows::<1>(out),
         }
-        row += rows;
     }
 }
 
 #[derive(Clone, Copy)]
 struct Tile<'a> {
-    a: &'a [f32],
-    row_step: usize,
-    depth_step: usize,
+    a: Left<'a>,
+    first: usize,
     b: &'a [f32],
     n: usize,
     depth: usize,
@@ -75,27 +67,50 @@ impl Tile<'_> {
         while column < self.n {
             let mut sums = [[0f32; LANES]; R];
             if self.add {
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    sums.copy_from_slice(&out[r * self.n + column..][..LANES]);
+                for (sums, out) in sums.iter_mut().zip(out.chunks_exact(self.n)) {
+                    sums.copy_from_slice(&out[column..column + LANES]);
                 }
             }
-            for k in 0..self.depth {
-                let b: &[f32; LANES] = self.b[k * self.n + column..][..LANES]
-                    .first_chunk()
-                    .expect("a slice of LANES numbers");
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let a = self.a[r * self.row_step + k * self.depth_step];
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        *sum = a.mul_add(*b, *sum);
+            // Written with arrays and loops of known lengths: so the sums stay in registers.
+            match self.a {
+                Left::Rows(a, step) => {
+                    let mut rows = [&a[..0]; R];
+                    for (r, row) in rows.iter_mut().enumerate() {
+                        *row = &a[(self.first + r) * step..][..self.depth];
+                    }
+                    for k in 0..self.depth {
+                        let b: &[f32; LANES] = lanes(&self.b[k * self.n + column..]);
+                        for (sums, row) in sums.iter_mut().zip(&rows) {
+                            let a = row[k];
+                            for (sum, b) in sums.iter_mut().zip(b) {
+                                *sum = a.mul_add(*b, *sum);
+                            }
+                        }
+                    }
+                }
+                Left::Columns(a, step) => {
+                    for k in 0..self.depth {
+                        let a = &a[k * step + self.first..][..R];
+                        let b: &[f32; LANES] = lanes(&self.b[k * self.n + column..]);
+                        for (sums, a) in sums.iter_mut().zip(a) {
+                            for (sum, b) in sums.iter_mut().zip(b) {
+                                *sum = a.mul_add(*b, *sum);
+                            }
+                        }
                     }
                 }
             }
-            for (r, sums) in sums.iter().enumerate() {
-                out[r * self.n + column..][..LANES].copy_from_slice(sums);
+            for (sums, out) in sums.iter().zip(out.chunks_exact_mut(self.n)) {
+                out[column..column + LANES].copy_from_slice(sums);
             }
             column += LANES;
         }
     }
+}
+
+#[inline(always)]
+fn lanes(numbers: &[f32]) -> &[f32; LANES] {
+    numbers.first_chunk().expect("a whole number of lanes")
 }
 
 #[cfg(test)]
@@ -115,13 +130,10 @@ mod tests {
                 (0..count).map(|i| (i as f32 * step).sin()).collect()
             };
             let (a, b) = (numbers(m * depth, 0.7), numbers(depth * n, 0.3));
-            let steps = [(depth, 1), (1, m)];
-            for (row_step, depth_step) in steps {
-                let left = Left {
-                    data: &a,
-                    row_step,
-                    depth_step,
-                };
+            for (left, row_step, depth_step) in [
+                (Left::Rows(&a, depth), depth, 1),
+                (Left::Columns(&a, m), 1, m),
+            ] {
                 let mut out = vec![1.0; m * n];
                 vector((m, n, depth), left, &b, &mut out, true);
                 let mut scalar = vec![1.0; m * n];
