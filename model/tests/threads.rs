@@ -39,9 +39,9 @@ fn one_two_and_five_threads_agree() {
     assert!(one == step(5));
 }
 
-/// Products wide and deep enough to be cut into panels, more or fewer by the number of threads.
+/// Products of shapes that are cut into tiles, more or fewer by the number of threads.
 #[test]
-fn panels_of_a_product_do_not_show() {
+fn tiles_of_a_product_do_not_show() {
     let numbers = |count: usize, step: f32| -> Vec<f32> {
         (0..count).map(|i| (i as f32 * step).sin()).collect()
     };
@@ -61,5 +61,25 @@ fn panels_of_a_product_do_not_show() {
     assert!(one.iter().any(|&x| x != 0.0));
     for threads in [2, 3, 4, 16] {
         assert!(product(threads) == one, "{threads} threads");
+    }
+
+    // A weight's gradient from many rows.
+    let (rows, n, k) = (1900, 210, 470);
+    let x = Tensor::from_vec(numbers(rows * k, 0.7), (rows, k), &Device::Cpu).unwrap();
+    let dy = Tensor::from_vec(numbers(rows * n, 0.3), (rows, n), &Device::Cpu).unwrap();
+    let gradient = |threads: usize| -> Vec<f32> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        let grads = Tensor::zeros(n * k, x.dtype(), &Device::Cpu).unwrap();
+        let made = pool
+            .install(|| linear::backward_weight(&x, &dy, &grads, 0..n * k, Accumulate::Replace));
+        made.unwrap();
+        grads.to_vec1().unwrap()
+    };
+    let one = gradient(1);
+    for threads in [2, 3, 4, 16] {
+        assert!(gradient(threads) == one, "{threads} threads");
     }
 }

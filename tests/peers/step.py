@@ -124,8 +124,8 @@ def as_floats(pixels):
     return ((torch.from_numpy(pixels).float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-def torch_losses(model, forward, pixels, places, lr: float) -> list[float]:
-    """The loss of each update; `forward` is the model, or the model compiled."""
+def torch_losses(model, pixels, places, lr: float) -> list[float]:
+    """The loss of each update."""
     import torch
 
     adamw = optimizer(model, lr)
@@ -133,7 +133,7 @@ def torch_losses(model, forward, pixels, places, lr: float) -> list[float]:
     for images, order in zip(pixels, places, strict=True):
         # transformers shuffles by sorting this noise.
         noise = torch.from_numpy(order.astype("float32"))
-        loss = forward(as_floats(images), noise=noise).loss
+        loss = model(as_floats(images), noise=noise).loss
         losses.append(loss.item())
         loss.backward()
         adamw.step()
@@ -170,7 +170,7 @@ def check(name: str, replay: str, threads: int) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         write_case(Path(scratch), name, model, pixels, places, 1e-4, threads)
         ours = json.loads(command([replay, scratch]))
-    return {"torch": torch_losses(model, model, pixels, places, 1e-4), "mae": ours}
+    return {"torch": torch_losses(model, pixels, places, 1e-4), "mae": ours}
 
 
 def time_torch(name: str, compiled: bool, threads: int) -> dict:

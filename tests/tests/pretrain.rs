@@ -264,3 +264,59 @@ fn repeats_fill_a_batch_with_crops_of_fewer_images() {
     let said = train(resumed).unwrap_err().to_string();
     assert!(said.contains("repeats"), "{said}");
 }
+
+/// The last line's share of time spent waiting for data.
+fn data_wait(run: &Path) -> f64 {
+    let lines = log::read(&output::log_path(run)).unwrap();
+    let mut waits = lines.iter().rev().filter_map(|line| match line {
+        LogLine::Step(step) => Some(step.data_wait),
+        _ => None,
+    });
+    waits.next().unwrap()
+}
+
+#[test]
+fn the_waiting_share_says_whether_the_loader_or_the_step_is_slow() {
+    let root = tempfile::tempdir().unwrap();
+    let slow = {
+        // Eight million pixels to decode, for a step that takes a millisecond.
+        let (width, height) = (3200, 2500);
+        let rgb: Vec<u8> = (0..width * height * 3).map(|i| (i >> 9) as u8).collect();
+        let mut jpeg = vec![];
+        jpeg_encoder::Encoder::new(&mut jpeg, 90)
+            .encode(
+                &rgb,
+                width as u16,
+                height as u16,
+                jpeg_encoder::ColorType::Rgb,
+            )
+            .unwrap();
+        common::shards_of(&root.path().join("slow"), 20, |_| jpeg.clone())
+    };
+    let fast = common::shards(&root.path().join("fast"), 160);
+    let run = |data: &str, name: &str| RawPretrain {
+        epochs: Some(1),
+        warmup_epochs: Some(0.5),
+        accum_iter: Some(1),
+        log_every: Some(10),
+        ..common::small_run(data, &root.path().join(name))
+    };
+    train(RawPretrain {
+        batch_size: Some(2),
+        ..run(&slow, "loader")
+    })
+    .unwrap();
+    train(RawPretrain {
+        batch_size: Some(16),
+        dim: Some(192),
+        heads: Some(6),
+        depth: Some(8),
+        ..run(&fast, "step")
+    })
+    .unwrap();
+    let (loader, step) = (
+        data_wait(&root.path().join("loader")),
+        data_wait(&root.path().join("step")),
+    );
+    assert!(loader > 0.6 && step < 0.4, "{loader} {step}");
+}

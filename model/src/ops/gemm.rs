@@ -52,8 +52,31 @@ impl<'a> Mat<'a> {
     }
 }
 
+/// Least side of a tile of a weight's gradient.
+const TILE: usize = 96;
 /// Columns of the output that one thread at least computes where the right matrix is a transpose.
 const PANEL: usize = 192;
+
+/// Height and width of the tiles into which the output is cut for the threads, where that is faster than how `gemm` shares it.
+fn tiles(a: Mat<'_>, b: Mat<'_>, threads: usize) -> Option<(usize, usize)> {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    if threads == 1 {
+        return None;
+    }
+    if b.row_stride == 1 && k >= PANEL {
+        // `x · Wᵀ`: the crate packs W on one thread. Panels of columns pack their own part, and even out what else the machine
+        // does. A short inner dimension would not pay for reading x once a panel.
+        let panels = (n / PANEL).min(2 * threads);
+        return (panels >= threads).then(|| (m, n.div_ceil(panels).next_multiple_of(16)));
+    }
+    if a.row_stride == 1 && k >= 4 * m.max(n) {
+        // `dyᵀ · x` of many rows into a small matrix.
+        let (down, across) = ((m / TILE).min(threads), (n / TILE).min(2));
+        let cut = |length: usize, parts: usize| length.div_ceil(parts).next_multiple_of(16);
+        return (down * across >= threads).then(|| (cut(m, down), cut(n, across)));
+    }
+    None
+}
 
 /// `out = a · b`, or `out += a · b`, row-major `[m, n]`, shared among the compute threads.
 ///
@@ -62,22 +85,19 @@ pub(crate) fn product(out: &mut [f32], add: bool, a: Mat<'_>, b: Mat<'_>) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(k, b.rows, "inner dimensions of a product");
     assert!(m * n <= out.len(), "product reaches beyond its slice");
-    let threads = rayon::current_num_threads();
-    // For `x · Wᵀ` the crate packs W on one thread. Panels of columns pack their own part, and even out what else the machine does.
-    // A short inner dimension would not pay for reading x once a panel.
-    let panels = (n / PANEL).min(2 * threads);
-    if b.row_stride == 1 && k >= PANEL && panels >= threads && threads > 1 {
-        let width = n.div_ceil(panels).next_multiple_of(16);
+    if let Some((height, width)) = tiles(a, b, rayon::current_num_threads()) {
         let out = Shared::new(out);
-        (0..n.div_ceil(width))
+        let across = n.div_ceil(width);
+        (0..m.div_ceil(height) * across)
             .into_par_iter()
             .with_max_len(1)
-            .for_each(|panel| {
-                let first = panel * width;
-                let b = b.columns(first..(first + width).min(n));
-                // SAFETY: m rows of the panel's columns, n apart, from its first column on, lie in the slice; no two panels share
-                // a column.
-                unsafe { run(out.pointer(first), n, add, a, b, Parallelism::None) };
+            .for_each(|tile| {
+                let (row, column) = (tile / across * height, tile % across * width);
+                let a = a.t().columns(row..(row + height).min(m)).t();
+                let b = b.columns(column..(column + width).min(n));
+                let first = out.pointer(row * n + column);
+                // SAFETY: the tile's rows, n apart, from its first number on, lie in the slice; no two tiles share a number.
+                unsafe { run(first, n, add, a, b, Parallelism::None) };
             });
         return;
     }

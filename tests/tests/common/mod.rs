@@ -9,6 +9,15 @@ use mae_trainer::RawPretrain;
 /// Writes `samples` pictures of 20 × 20 pixels (a blob on a ramp, different for each) into `folder` as shards of 10, and
 /// returns what names them.
 pub(crate) fn shards(folder: &Path, samples: usize) -> String {
+    shards_of(folder, samples, picture)
+}
+
+/// As [`shards`], of the JPEGs that `picture` makes.
+pub(crate) fn shards_of(
+    folder: &Path,
+    samples: usize,
+    picture: impl Fn(usize) -> Vec<u8>,
+) -> String {
     std::fs::create_dir_all(folder).unwrap();
     let target = ShardTarget::prepare(folder, "part-%06d.tar".parse().unwrap(), false).unwrap();
     let mut writer = ShardWriter::new(
