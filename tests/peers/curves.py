@@ -19,7 +19,7 @@ from pathlib import Path
 
 import step as peer
 
-MODEL, BATCH, UPDATES, LR = "mae-tiny-patch4", 64, 300, 6e-4
+MODEL, BATCH, UPDATES, LR = "mae-tiny-patch4", 64, 300, 3.75e-5
 ALLOWED = 3.0
 
 
