@@ -29,6 +29,7 @@ pub(crate) fn product(
     out: &mut [f32],
     add: bool,
 ) {
+    assert!(n % LANES == 0 && depth > 0);
     let (b, out) = (&b[..depth * n], &mut out[..m * n]);
     for (i, out) in out.chunks_mut(ROWS * n).enumerate() {
         let tile = Tile {
@@ -61,6 +62,14 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
+    /// Some numbers of row k of the right matrix.
+    #[inline(always)]
+    fn lanes(&self, k: usize, column: usize) -> &[f32; LANES] {
+        debug_assert!(k < self.depth && column + LANES <= self.n);
+        // SAFETY: k is less than the depth and the columns end within n, a multiple of LANES; b has depth rows of n numbers.
+        unsafe { &*self.b.as_ptr().add(k * self.n + column).cast() }
+    }
+
     #[inline(always)]
     fn rows<const R: usize>(self, out: &mut [f32]) {
         let mut column = 0;
@@ -71,7 +80,7 @@ impl Tile<'_> {
                     sums.copy_from_slice(&out[column..column + LANES]);
                 }
             }
-            // Written with arrays and loops of known lengths: so the sums stay in registers.
+            // Loops of known lengths without index checks: so the sums, and what is needed to find the numbers, stay in registers.
             match self.a {
                 Left::Rows(a, step) => {
                     let mut rows = [&a[..0]; R];
@@ -79,9 +88,10 @@ impl Tile<'_> {
                         *row = &a[(self.first + r) * step..][..self.depth];
                     }
                     for k in 0..self.depth {
-                        let b: &[f32; LANES] = lanes(&self.b[k * self.n + column..]);
+                        let b = self.lanes(k, column);
                         for (sums, row) in sums.iter_mut().zip(&rows) {
-                            let a = row[k];
+                            // SAFETY: the row has as many numbers as the depth.
+                            let a = unsafe { *row.get_unchecked(k) };
                             for (sum, b) in sums.iter_mut().zip(b) {
                                 *sum = a.mul_add(*b, *sum);
                             }
@@ -89,9 +99,12 @@ impl Tile<'_> {
                     }
                 }
                 Left::Columns(a, step) => {
+                    assert!((self.depth - 1) * step + self.first + R <= a.len());
                     for k in 0..self.depth {
-                        let a = &a[k * step + self.first..][..R];
-                        let b: &[f32; LANES] = lanes(&self.b[k * self.n + column..]);
+                        let b = self.lanes(k, column);
+                        // SAFETY: the last column's numbers are within a, as asserted.
+                        let a: &[f32; R] =
+                            unsafe { &*a.as_ptr().add(k * step + self.first).cast() };
                         for (sums, a) in sums.iter_mut().zip(a) {
                             for (sum, b) in sums.iter_mut().zip(b) {
                                 *sum = a.mul_add(*b, *sum);
@@ -106,11 +119,6 @@ impl Tile<'_> {
             column += LANES;
         }
     }
-}
-
-#[inline(always)]
-fn lanes(numbers: &[f32]) -> &[f32; LANES] {
-    numbers.first_chunk().expect("a whole number of lanes")
 }
 
 #[cfg(test)]
