@@ -156,7 +156,12 @@ impl MaeConfig {
     /// Names the first dimension that does not fit, and what would.
     pub fn validate(&self) -> Result<()> {
         self.vit.validate()?;
-        width("decoder", self.decoder_dim, self.decoder_heads)
+        blocks(
+            "decoder",
+            self.decoder_depth,
+            self.decoder_dim,
+            self.decoder_heads,
+        )
     }
 }
 
@@ -236,7 +241,7 @@ impl VitConfig {
                 self.norm_eps
             )));
         }
-        width("encoder", self.dim, self.heads)
+        blocks("encoder", self.depth, self.dim, self.heads)
     }
 }
 
@@ -245,7 +250,12 @@ pub(crate) fn hidden(dim: usize, ratio: f32) -> usize {
     (dim as f64 * f64::from(ratio)) as usize
 }
 
-fn width(what: &str, dim: usize, heads: usize) -> Result<()> {
+fn blocks(what: &str, depth: usize, dim: usize, heads: usize) -> Result<()> {
+    if depth == 0 {
+        return Err(Error::Config(format!(
+            "the {what} needs at least one block"
+        )));
+    }
     if dim == 0 || heads == 0 || !dim.is_multiple_of(heads) {
         return Err(Error::Config(format!(
             "{heads} heads do not divide the {what}'s width {dim}"
@@ -296,5 +306,12 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("mae-base-patch16"), "{error}");
+        let mut config = MaeConfig::named("mae-micro-patch4", (32, 32), 3).unwrap();
+        config.decoder_depth = 0;
+        let error = config.validate().unwrap_err().to_string();
+        assert!(
+            error.contains("decoder needs at least one block"),
+            "{error}"
+        );
     }
 }

@@ -29,24 +29,18 @@ fn stack(depth: usize, tokens: usize, dim: usize, hidden: usize) -> f64 {
 
 impl MaeConfig {
     /// Operations of a pre-training step for one image of which `keep` patches stay visible: the encoder sees those and the class
-    /// token, the decoder every patch and the class token, the last projection the removed patches.
+    /// token, the decoder every patch and the class token, all behind its last attention the removed patches.
     pub fn flops(&self, keep: usize) -> Flops {
         let (vit, patches) = (&self.vit, self.patches());
         let linear = |rows: usize, from: usize, to: usize| 2.0 * (rows * from * to) as f64;
         let embed = linear(keep, vit.patch_len(), vit.dim);
+        let removed = patches.saturating_sub(keep);
+        let (wide, decoder_hidden) = (self.decoder_dim, hidden(self.decoder_dim, vit.mlp_ratio));
         let rest = stack(vit.depth, 1 + keep, vit.dim, vit.hidden())
             + linear(1 + keep, vit.dim, self.decoder_dim)
-            + stack(
-                self.decoder_depth,
-                1 + patches,
-                self.decoder_dim,
-                hidden(self.decoder_dim, vit.mlp_ratio),
-            )
-            + linear(
-                patches.saturating_sub(keep),
-                self.decoder_dim,
-                vit.patch_len(),
-            );
+            + stack(self.decoder_depth, 1 + patches, wide, decoder_hidden)
+            - linear(1 + keep, wide, wide + 2 * decoder_hidden)
+            + linear(removed, wide, vit.patch_len());
         Flops {
             forward: embed + rest,
             backward: embed + 2.0 * rest,
@@ -79,7 +73,7 @@ mod tests {
         // 1 visible of 4 patches of 16 numbers. Encoder: 2 tokens; decoder: 5.
         let embed = 16 * 8;
         let encoder = 2 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8) + 2 * (2 * 2 * 8);
-        let decoder = 5 * (4 * 12 + 4 * 4 + 4 * 16 + 16 * 4) + 2 * (5 * 5 * 4);
+        let decoder = 5 * (4 * 12) + 2 * (5 * 5 * 4) + 3 * (4 * 4 + 4 * 16 + 16 * 4);
         let rest = encoder + 2 * 8 * 4 + decoder + 3 * 4 * 16;
         let flops = config.flops(1);
         assert_eq!(flops.forward, 2.0 * f64::from(embed + rest));

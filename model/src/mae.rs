@@ -7,7 +7,7 @@ use crate::names::{self, StateDict, StateTensor};
 use crate::ops::{Accumulate, reduce};
 use crate::params::{Params, ParamsBuilder, write_range};
 use crate::pos_embed;
-use crate::stage::block::{Activations, BlockDims, Stack, StackWorkspace};
+use crate::stage::block::{Activations, BlockDims, RemovedWorkspace, Stack, StackWorkspace};
 use crate::stage::head::{PixelHead, PixelHeadWorkspace};
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
 use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
@@ -155,6 +155,7 @@ pub struct MaeWorkspace {
     dlatent: Tensor,
     unshuffle: UnshuffleWorkspace,
     decoder: StackWorkspace,
+    removed: RemovedWorkspace,
     head: PixelHeadWorkspace,
 }
 
@@ -258,11 +259,13 @@ impl Mae {
             heads: config.decoder_heads,
             hidden: crate::config::hidden(config.decoder_dim, config.vit.mlp_ratio),
         };
+        let decoder = StackWorkspace::new(dims, config.decoder_depth, activations, device)?;
         Ok(MaeWorkspace {
             encoder: self.plan_encoder(batch, keep, activations)?,
             dlatent: buffer((batch, 1 + keep, config.vit.dim), device)?,
             unshuffle: UnshuffleWorkspace::new(batch, 1 + keep, config.decoder_dim, device)?,
-            decoder: StackWorkspace::new(dims, config.decoder_depth, activations, device)?,
+            removed: RemovedWorkspace::new(&decoder, patches - keep)?,
+            decoder,
             head: PixelHeadWorkspace::new(config, batch, patches - keep, device)?,
         })
     }
@@ -301,11 +304,12 @@ impl Mae {
     /// If the input does not fit the workspace.
     pub fn forward(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
         on_compute_thread(|| {
-            self.decode(input, w)?;
-            let targets = (&input.pixels, &input.ids_restore);
-            let x = w.decoder.output();
+            self.unshuffle(input, w)?;
+            let (ids, x) = (&input.ids_restore, &w.removed.output);
+            self.decoder
+                .forward_removed(&self.params, &w.decoder, ids, &w.removed)?;
             self.head
-                .forward(&self.params, &self.config, x, targets, &w.head)
+                .forward(&self.params, &self.config, x, (&input.pixels, ids), &w.head)
         })
     }
 
@@ -329,8 +333,10 @@ impl Mae {
                 mode,
             };
             let (ids_restore, encoder, dx) = (&input.ids_restore, &w.encoder, &w.decoder.gradient);
-            self.head.backward(g, ids_restore, &w.head, scale, dx)?;
-            self.decoder.backward(g, &w.decoder)?;
+            let (removed, dremoved) = (&w.removed.output, &w.removed.gradient);
+            self.head.backward(g, removed, &w.head, scale, dremoved)?;
+            self.decoder
+                .backward_removed(g, &w.decoder, ids_restore, &w.removed)?;
             let saved = (&encoder.latent, ids_restore);
             self.unshuffle
                 .backward(g, saved, &w.unshuffle, dx, &w.dlatent)?;
@@ -348,8 +354,11 @@ impl Mae {
     /// # Errors
     /// If the input does not fit the workspace.
     pub fn predict(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<Vec<f32>> {
-        self.decode(input, w)?;
-        let all = self.head.predict_all(&self.params, w.decoder.output())?;
+        let all = on_compute_thread(|| {
+            self.unshuffle(input, w)?;
+            self.decoder.forward(&self.params, &w.decoder)?;
+            self.head.predict_all(&self.params, w.decoder.output())
+        })?;
         Ok(all.flatten_all()?.to_vec1()?)
     }
 
@@ -377,13 +386,13 @@ impl Mae {
         Ok(&w.latent)
     }
 
-    fn decode(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
+    /// Encodes, and makes the decoder's input.
+    fn unshuffle(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
         let latent = self.encode(input, &mut w.encoder)?;
         let positions = &self.decoder_pos_embed;
         let (ids, x) = (&input.ids_restore, w.decoder.input());
         self.unshuffle
-            .forward(&self.params, latent, ids, positions, &w.unshuffle, x)?;
-        self.decoder.forward(&self.params, &w.decoder)
+            .forward(&self.params, latent, ids, positions, &w.unshuffle, x)
     }
 
     /// Every weight under the reference code's name, the fixed position embeddings included.

@@ -1,10 +1,12 @@
 //! A transformer block, pre-norm: `x + proj(attention(norm1(x)))`, then `x + mlp(norm2(x))`.
+//!
+//! Where only the removed patches of the last block's output are read, everything behind its attention runs on their rows alone.
 
 use candle_core::{Device, Tensor};
 
 use super::{Grads, Linear, Norm, buffer};
 use crate::Result;
-use crate::ops::{attention, gelu, layer_norm};
+use crate::ops::{attention, gelu, layer_norm, tokens};
 use crate::params::{Params, ParamsBuilder};
 
 /// The dimensions of a sequence of tokens and of the blocks on it.
@@ -36,6 +38,11 @@ pub(crate) struct BlockSaved {
     qkv: Tensor,
     attended: Tensor,
     softmax: Tensor,
+    mlp: MlpSaved,
+}
+
+/// The part behind attention, row by row.
+struct MlpSaved {
     middle: Tensor,
     normed2: Tensor,
     stats2: Tensor,
@@ -58,24 +65,49 @@ impl BlockSaved {
             qkv: plan(3 * dim)?,
             attended: plan(dim)?,
             softmax: buffer((batch, heads, tokens, 2), device)?,
-            middle: plan(dim)?,
-            normed2: plan(dim)?,
-            stats2: plan(2)?,
-            hidden: plan(hidden)?,
+            mlp: MlpSaved {
+                middle: plan(dim)?,
+                normed2: plan(dim)?,
+                stats2: plan(2)?,
+                hidden: plan(hidden)?,
+            },
         })
     }
 }
 
+impl MlpSaved {
+    /// The same memory for fewer rows.
+    fn rows(&self, rows: usize) -> Result<Self> {
+        Ok(Self {
+            middle: fewer_rows(&self.middle, rows)?,
+            normed2: fewer_rows(&self.normed2, rows)?,
+            stats2: fewer_rows(&self.stats2, rows)?,
+            hidden: fewer_rows(&self.hidden, rows)?,
+        })
+    }
+}
+
+/// `[B, N, W]` → `[B, rows, W]` in the same memory.
+fn fewer_rows(x: &Tensor, rows: usize) -> Result<Tensor> {
+    let (batch, _, width) = x.dims3()?;
+    let part = x.flatten_all()?.narrow(0, 0, batch * rows * width)?;
+    Ok(part.reshape((batch, rows, width))?)
+}
+
 /// Buffers that every block on one sequence shares.
-pub(crate) struct BlockScratch {
-    narrow: Tensor,
+struct BlockScratch {
     qkv: Tensor,
+    mlp: MlpScratch,
+}
+
+struct MlpScratch {
+    narrow: Tensor,
     hidden: Tensor,
     activated: Tensor,
 }
 
 impl BlockScratch {
-    pub(crate) fn new(d: BlockDims, device: &Device) -> Result<Self> {
+    fn new(d: BlockDims, device: &Device) -> Result<Self> {
         let rows = d.batch * d.tokens;
         // The gradients of qkv and of the hidden layer are never needed together.
         let wide = buffer(rows * d.hidden.max(3 * d.dim), device)?;
@@ -84,10 +116,12 @@ impl BlockScratch {
                 .reshape((d.batch, d.tokens, width))
         };
         Ok(Self {
-            narrow: buffer((d.batch, d.tokens, d.dim), device)?,
             qkv: part(3 * d.dim)?,
-            hidden: part(d.hidden)?,
-            activated: buffer((d.batch, d.tokens, d.hidden), device)?,
+            mlp: MlpScratch {
+                narrow: buffer((d.batch, d.tokens, d.dim), device)?,
+                hidden: part(d.hidden)?,
+                activated: buffer((d.batch, d.tokens, d.hidden), device)?,
+            },
         })
     }
 }
@@ -110,44 +144,65 @@ impl Block {
         }
     }
 
-    /// From the block's input x `[B, N, D]`, whose norm `s.normed1` is, to the hidden layer of its MLP.
-    fn forward_to_hidden(&self, params: &Params, x: &Tensor, s: &BlockSaved) -> Result<()> {
+    /// Attention over the block's input, whose norm is `s.normed1`.
+    fn attend(&self, params: &Params, s: &BlockSaved) -> Result<()> {
         self.qkv.forward(params, &s.normed1, &s.qkv)?;
         let bias = self.qkv.bias(params);
-        attention::forward(&s.qkv, bias, self.heads, &s.attended, &s.softmax)?;
-        self.proj.forward(params, &s.attended, &s.middle)?;
+        attention::forward(&s.qkv, bias, self.heads, &s.attended, &s.softmax)
+    }
+
+    /// From the rows that attention made of those of x to the hidden layer of the MLP.
+    fn forward_to_hidden(
+        &self,
+        params: &Params,
+        (x, attended): (&Tensor, &Tensor),
+        s: &MlpSaved,
+    ) -> Result<()> {
+        self.proj.forward(params, attended, &s.middle)?;
         let residual = (x, &self.proj);
         self.norm2
             .residual_forward(params, &s.middle, residual, &s.normed2, &s.stats2)?;
         self.fc1.forward(params, &s.normed2, &s.hidden)
     }
 
-    /// From the hidden layer to y `[B, N, D]`, which lacks the last bias and the residual, `s.middle`.
+    /// From the hidden layer to y, which lacks the last bias and the residual, `s.middle`.
     fn forward_from_hidden(
         &self,
         params: &Params,
-        s: &BlockSaved,
-        scratch: &BlockScratch,
+        s: &MlpSaved,
+        activated: &Tensor,
         y: &Tensor,
     ) -> Result<()> {
-        gelu::forward(&s.hidden, self.fc1.bias(params), &scratch.activated)?;
-        self.fc2.forward(params, &scratch.activated, y)
+        gelu::forward(&s.hidden, self.fc1.bias(params), activated)?;
+        self.fc2.forward(params, activated, y)
     }
 
-    /// `d` brings the gradient of y and leaves with that of x. The gradient of y's own bias is made by who made `d`, as here that of
-    /// `below`, the layer whose product x was.
-    fn backward(
+    /// All that is behind attention, for the last block: y gets its bias and residual at once. Where y is x, x is overwritten.
+    fn forward_mlp(
+        &self,
+        params: &Params,
+        input: (&Tensor, &Tensor),
+        s: &MlpSaved,
+        activated: &Tensor,
+        y: &Tensor,
+    ) -> Result<()> {
+        self.forward_to_hidden(params, input, s)?;
+        self.forward_from_hidden(params, s, activated, y)?;
+        layer_norm::add_residual(y, &s.middle, self.fc2.bias(params))
+    }
+
+    /// `d` brings the gradient of y and leaves with that of the residual stream before the MLP; that of attention's output goes
+    /// to `scratch.narrow`. The gradient of y's own bias is made by who made `d`.
+    fn backward_mlp(
         &self,
         g: Grads<'_>,
-        x: &Tensor,
-        s: &BlockSaved,
+        attended: &Tensor,
+        s: &MlpSaved,
         d: &Tensor,
-        scratch: &BlockScratch,
-        below: Option<&Linear>,
+        scratch: &MlpScratch,
     ) -> Result<()> {
-        let BlockScratch {
+        let MlpScratch {
             narrow,
-            qkv,
             hidden,
             activated,
         } = scratch;
@@ -166,9 +221,22 @@ impl Block {
         self.fc1.backward_input(params, hidden, narrow)?;
         self.norm2
             .backward(g, (&s.middle, &s.stats2), narrow, d, Some(&self.proj))?;
+        self.proj.backward_weight(g, attended, d)?;
+        self.proj.backward_input(params, d, narrow)
+    }
 
-        self.proj.backward_weight(g, &s.attended, d)?;
-        self.proj.backward_input(params, d, narrow)?;
+    /// `narrow` brings the gradient of attention's output; to `d` that of x is added. The gradient of the bias of `below`, the
+    /// layer whose product x was, is made too.
+    fn backward_attention(
+        &self,
+        g: Grads<'_>,
+        x: &Tensor,
+        s: &BlockSaved,
+        d: &Tensor,
+        (narrow, qkv): (&Tensor, &Tensor),
+        below: Option<&Linear>,
+    ) -> Result<()> {
+        let params = g.params;
         attention::backward(
             (&s.qkv, self.qkv.bias(params)),
             self.heads,
@@ -213,6 +281,39 @@ pub(crate) struct StackWorkspace {
     scratch: BlockScratch,
 }
 
+/// The removed patches' rows of a stack's output, and what making them needs besides a [`StackWorkspace`].
+pub(crate) struct RemovedWorkspace {
+    /// `[B, R, D]`.
+    pub(crate) output: Tensor,
+    /// Of `output`; not kept by the backward.
+    pub(crate) gradient: Tensor,
+    attended: Tensor,
+    saved: MlpSaved,
+    scratch: MlpScratch,
+}
+
+impl RemovedWorkspace {
+    /// Rows of `removed` patches; what it can it shares with the workspace.
+    pub(crate) fn new(stack: &StackWorkspace, removed: usize) -> Result<Self> {
+        let (batch, _, dim) = stack.gradient.dims3()?;
+        let plan = || buffer((batch, removed, dim), stack.gradient.device());
+        let (scratch, last) = (&stack.scratch.mlp, stack.saved(stack.stream.len() - 2));
+        Ok(Self {
+            output: plan()?,
+            gradient: plan()?,
+            // The whole output is not made where only these rows are.
+            attended: fewer_rows(stack.output(), removed)?,
+            saved: last.mlp.rows(removed)?,
+            scratch: MlpScratch {
+                // Not shared: scattered into the shared one.
+                narrow: plan()?,
+                hidden: fewer_rows(&scratch.hidden, removed)?,
+                activated: fewer_rows(&scratch.activated, removed)?,
+            },
+        })
+    }
+}
+
 impl StackWorkspace {
     pub(crate) fn new(
         dims: BlockDims,
@@ -223,7 +324,7 @@ impl StackWorkspace {
         let plan = || buffer((dims.batch, dims.tokens, dims.dim), device);
         let saved = match activations {
             Activations::Keep => depth,
-            Activations::Recompute => depth.min(1),
+            Activations::Recompute => 1,
         };
         Ok(Self {
             stream: (0..=depth).map(|_| plan()).collect::<Result<_>>()?,
@@ -243,13 +344,14 @@ impl StackWorkspace {
         &self.stream[self.stream.len() - 1]
     }
 
-    /// What block `i` keeps, and whether a later block writes over it.
-    fn saved(&self, i: usize) -> (&BlockSaved, bool) {
-        let last = self.saved.len() - 1;
-        (
-            &self.saved[i.min(last)],
-            i >= last && i + 2 < self.stream.len(),
-        )
+    /// What block `i` keeps.
+    fn saved(&self, i: usize) -> &BlockSaved {
+        &self.saved[i.min(self.saved.len() - 1)]
+    }
+
+    /// Whether a later block writes over what block `i` keeps.
+    fn overwritten(&self, i: usize) -> bool {
+        i + 1 >= self.saved.len() && i + 2 < self.stream.len()
     }
 }
 
@@ -271,44 +373,90 @@ impl Stack {
     }
 
     pub(crate) fn forward(&self, params: &Params, w: &StackWorkspace) -> Result<()> {
-        if let Some(first) = self.blocks.first() {
-            let (s, _) = w.saved(0);
-            first
-                .norm1
-                .forward(params, w.input(), &s.normed1, &s.stats1)?;
+        let (last, x, s) = self.forward_to_last(params, w)?;
+        let activated = &w.scratch.mlp.activated;
+        last.forward_mlp(params, (x, &s.attended), &s.mlp, activated, w.output())
+    }
+
+    /// As [`Stack::forward`], but of the output the removed patches' rows only, in the order of the shuffled ids.
+    pub(crate) fn forward_removed(
+        &self,
+        params: &Params,
+        w: &StackWorkspace,
+        ids_restore: &Tensor,
+        r: &RemovedWorkspace,
+    ) -> Result<()> {
+        let (last, x, s) = self.forward_to_last(params, w)?;
+        tokens::removed_forward(&s.attended, ids_restore, &r.attended)?;
+        tokens::removed_forward(x, ids_restore, &r.output)?;
+        let input = (&r.output, &r.attended);
+        last.forward_mlp(params, input, &r.saved, &r.scratch.activated, &r.output)
+    }
+
+    /// Up to the last block's attention: that block, its input and what it keeps.
+    fn forward_to_last<'a>(
+        &'a self,
+        params: &Params,
+        w: &'a StackWorkspace,
+    ) -> Result<(&'a Block, &'a Tensor, &'a BlockSaved)> {
+        let mut block = &self.blocks[0];
+        let (mut x, mut s) = (w.input(), w.saved(0));
+        block.norm1.forward(params, x, &s.normed1, &s.stats1)?;
+        block.attend(params, s)?;
+        for (i, next) in self.blocks.iter().enumerate().skip(1) {
+            let y = &w.stream[i];
+            block.forward_to_hidden(params, (x, &s.attended), &s.mlp)?;
+            block.forward_from_hidden(params, &s.mlp, &w.scratch.mlp.activated, y)?;
+            let (residual, t) = ((&s.mlp.middle, &block.fc2), w.saved(i));
+            next.norm1
+                .residual_forward(params, y, residual, &t.normed1, &t.stats1)?;
+            (block, x, s) = (next, y, t);
+            block.attend(params, s)?;
         }
-        for (i, block) in self.blocks.iter().enumerate() {
-            let (s, _) = w.saved(i);
-            let (x, y) = (&w.stream[i], &w.stream[i + 1]);
-            block.forward_to_hidden(params, x, s)?;
-            block.forward_from_hidden(params, s, &w.scratch, y)?;
-            match self.blocks.get(i + 1) {
-                Some(next) => {
-                    let (t, _) = w.saved(i + 1);
-                    let residual = (&s.middle, &block.fc2);
-                    next.norm1
-                        .residual_forward(params, y, residual, &t.normed1, &t.stats1)?;
-                }
-                None => layer_norm::add_residual(y, &s.middle, block.fc2.bias(params))?,
-            }
-        }
-        Ok(())
+        Ok((block, x, s))
     }
 
     /// From the gradient of the output to that of the input, in `w.gradient`.
     pub(crate) fn backward(&self, g: Grads<'_>, w: &StackWorkspace) -> Result<()> {
-        let d = &w.gradient;
-        if let Some(last) = self.blocks.last() {
-            last.fc2.backward_bias(g, d)?;
-        }
+        let last = self.blocks.len() - 1;
+        let (block, s) = (&self.blocks[last], w.saved(last));
+        block.fc2.backward_bias(g, &w.gradient)?;
+        block.backward_mlp(g, &s.attended, &s.mlp, &w.gradient, &w.scratch.mlp)?;
+        self.backward_from_last(g, w)
+    }
+
+    /// As [`Stack::backward`], but from the gradient of the removed patches' rows, `r.gradient`.
+    pub(crate) fn backward_removed(
+        &self,
+        g: Grads<'_>,
+        w: &StackWorkspace,
+        ids_restore: &Tensor,
+        r: &RemovedWorkspace,
+    ) -> Result<()> {
+        let block = &self.blocks[self.blocks.len() - 1];
+        block.fc2.backward_bias(g, &r.gradient)?;
+        block.backward_mlp(g, &r.attended, &r.saved, &r.gradient, &r.scratch)?;
+        tokens::removed_backward(&r.gradient, ids_restore, &w.gradient)?;
+        tokens::removed_backward(&r.scratch.narrow, ids_restore, &w.scratch.mlp.narrow)?;
+        self.backward_from_last(g, w)
+    }
+
+    /// From the last block's attention on, as [`Block::backward_mlp`] leaves it.
+    fn backward_from_last(&self, g: Grads<'_>, w: &StackWorkspace) -> Result<()> {
+        let (d, scratch) = (&w.gradient, &w.scratch);
         for (i, block) in self.blocks.iter().enumerate().rev() {
-            let ((s, overwritten), x) = (w.saved(i), &w.stream[i]);
-            if overwritten {
-                block.norm1.forward(g.params, x, &s.normed1, &s.stats1)?;
-                block.forward_to_hidden(g.params, x, s)?;
+            let (s, x) = (w.saved(i), &w.stream[i]);
+            if i + 1 < self.blocks.len() {
+                if w.overwritten(i) {
+                    block.norm1.forward(g.params, x, &s.normed1, &s.stats1)?;
+                    block.attend(g.params, s)?;
+                    block.forward_to_hidden(g.params, (x, &s.attended), &s.mlp)?;
+                }
+                block.backward_mlp(g, &s.attended, &s.mlp, d, &scratch.mlp)?;
             }
             let below = i.checked_sub(1).map(|i| &self.blocks[i].fc2);
-            block.backward(g, x, s, d, &w.scratch, below)?;
+            let buffers = (&scratch.mlp.narrow, &scratch.qkv);
+            block.backward_attention(g, x, s, d, buffers, below)?;
         }
         Ok(())
     }

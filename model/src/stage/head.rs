@@ -7,7 +7,7 @@ use super::{Grads, Linear, Norm, buffer};
 use crate::Result;
 use crate::config::{MaeConfig, Pooling, VitConfig};
 use crate::init::Init;
-use crate::ops::{cross_entropy, linear, masked_loss, pool, reduce, tokens};
+use crate::ops::{cross_entropy, linear, masked_loss, pool, reduce};
 use crate::params::{Params, ParamsBuilder};
 
 /// Norm and projection to pixels, for removed patches only.
@@ -20,12 +20,9 @@ pub(crate) struct PixelHead {
 
 /// Buffers of [`PixelHead`]; `R` is the number of removed patches.
 pub(crate) struct PixelHeadWorkspace {
-    /// The decoder's removed rows `[B, R, E]`.
-    removed: Tensor,
     normed: Tensor,
     stats: Tensor,
     dnormed: Tensor,
-    dremoved: Tensor,
     /// `[B, R, P·P·C]`: the prediction, then its gradient.
     prediction: Tensor,
     /// Mean squared error of each removed patch `[B, R]`.
@@ -41,11 +38,9 @@ impl PixelHeadWorkspace {
     ) -> Result<Self> {
         let plan = |width: usize| buffer((batch, removed, width), device);
         Ok(Self {
-            removed: plan(config.decoder_dim)?,
             normed: plan(config.decoder_dim)?,
             stats: plan(2)?,
             dnormed: plan(config.decoder_dim)?,
-            dremoved: plan(config.decoder_dim)?,
             prediction: plan(config.vit.patch_len())?,
             errors: buffer((batch, removed), device)?,
         })
@@ -62,7 +57,7 @@ impl PixelHead {
         }
     }
 
-    /// The decoder's output `[B, 1 + L, E]` → errors and, in place of the prediction, its gradient.
+    /// The decoder's output for removed patches x `[B, R, E]` → errors and, in place of the prediction, its gradient.
     pub(crate) fn forward(
         &self,
         params: &Params,
@@ -71,18 +66,17 @@ impl PixelHead {
         (pixels, ids_restore): (&Tensor, &Tensor),
         w: &PixelHeadWorkspace,
     ) -> Result<()> {
-        tokens::removed_forward(x, ids_restore, &w.removed)?;
-        self.norm.forward(params, &w.removed, &w.normed, &w.stats)?;
+        self.norm.forward(params, x, &w.normed, &w.stats)?;
         self.pred.forward(params, &w.normed, &w.prediction)?;
         let prediction = (&w.prediction, self.pred.bias(params));
         masked_loss::forward_backward(config, pixels, ids_restore, prediction, &w.errors)
     }
 
-    /// Overwrites `dx` with the gradient of the decoder's output, the loss weighted by `scale`.
+    /// Overwrites `dx` with the gradient of x, the loss weighted by `scale`.
     pub(crate) fn backward(
         &self,
         g: Grads<'_>,
-        ids_restore: &Tensor,
+        x: &Tensor,
         w: &PixelHeadWorkspace,
         scale: f32,
         dx: &Tensor,
@@ -94,11 +88,8 @@ impl PixelHead {
         self.pred.backward_bias(g, &w.prediction)?;
         self.pred
             .backward_input(g.params, &w.prediction, &w.dnormed)?;
-        reduce::fill(&w.dremoved, 0.0)?;
-        let saved = (&w.removed, &w.stats);
-        self.norm
-            .backward(g, saved, &w.dnormed, &w.dremoved, None)?;
-        tokens::removed_backward(&w.dremoved, ids_restore, dx)
+        reduce::fill(dx, 0.0)?;
+        self.norm.backward(g, (x, &w.stats), &w.dnormed, dx, None)
     }
 
     /// The prediction for every patch, visible ones too: `[B, L, P·P·C]`, for pictures.
