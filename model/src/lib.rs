@@ -33,9 +33,13 @@
 //! ```
 
 pub mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod error;
 pub mod flops;
 mod init;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+pub mod kernels;
 pub mod mae;
 mod names;
 pub mod ops;

@@ -12,6 +12,8 @@ use super::math::sum_by;
 use super::reduce::add_rows;
 use super::{Accumulate, pieces, scratch};
 use crate::Result;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
 use crate::profile::span;
 
 /// Rows of one piece of work in the forward.
@@ -29,6 +31,10 @@ pub fn forward(
     stats: &Tensor,
 ) -> Result<()> {
     let _span = span("layer norm, forward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::layer_norm::forward(&engine, x, (weight, bias), eps, y, stats);
+    }
     let dim = weight.elem_count();
     let (x, weight, bias) = (read(x)?, read(weight)?, read(bias)?);
     let (x, norm) = (x.f32()?, (weight.f32()?, bias.f32()?, eps));
@@ -55,6 +61,18 @@ pub fn residual_forward(
     stats: &Tensor,
 ) -> Result<()> {
     let _span = span("layer norm with residual, forward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::layer_norm::residual_forward(
+            &engine,
+            x,
+            (residual, added),
+            (weight, bias),
+            eps,
+            y,
+            stats,
+        );
+    }
     let dim = weight.elem_count();
     let (residual, added) = (read(residual)?, read(added)?);
     let (residual, added) = (residual.f32()?, added.f32()?);
@@ -153,6 +171,19 @@ pub fn backward(
     mode: Accumulate,
 ) -> Result<()> {
     let _span = span("layer norm, backward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::layer_norm::backward(
+            &engine,
+            (x, stats),
+            weight,
+            dy,
+            dx,
+            grads,
+            ranges,
+            mode,
+        );
+    }
     let dim = weight.elem_count();
     let (x, stats, weight, dy) = (read(x)?, read(stats)?, read(weight)?, read(dy)?);
     let (x, stats, weight, dy) = (x.f32()?, stats.f32()?, weight.f32()?, dy.f32()?);

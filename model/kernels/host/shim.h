@@ -1,0 +1,60 @@
+// The part of CUDA C++ that the kernels use, for the host: slow, in one thread, and strict. A block's threads are fibres that run until
+// they wait for each other; blocks run one after the other. What would hang or be undefined on a device aborts with a message.
+#pragma once
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define MAE_DEVICE static inline
+#define MAE_KERNEL(threads) extern "C" void
+#define __shared__ static thread_local
+
+struct uint3 {
+    uint32_t x, y, z;
+};
+struct uint2 {
+    uint32_t x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+extern thread_local uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+static inline float __uint_as_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline uint32_t __float_as_uint(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+struct bf16 {
+    uint16_t bits;
+};
+static inline float __bfloat162float(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
+// To the nearest, halves to even; NaN stays NaN.
+static inline bf16 __float2bfloat16(float x) {
+    uint32_t bits = __float_as_uint(x);
+    if (x != x) {
+        return {0x7fff};
+    }
+    return {(uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16)};
+}
+
+// Waits until every thread of the block that still runs is here.
+void __syncthreads();
+// The 32 bits that the lane `lane` of the calling thread's warp gives; all 32 lanes must call.
+uint32_t host_shuffle(uint32_t mask, uint32_t bits, uint32_t lane);
+uint32_t host_lane();
+
+static inline float __shfl_xor_sync(uint32_t mask, float x, int distance) {
+    return __uint_as_float(host_shuffle(mask, __float_as_uint(x), host_lane() ^ (uint32_t)distance));
+}

@@ -1,0 +1,126 @@
+//! NVIDIA GPUs: loading the kernels, launching them, addresses.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use candle_core::cuda_backend::CudaStorageSlice;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use candle_core::{CudaDevice, CudaStorage};
+
+use crate::{Error, Result};
+
+/// Name and code, for each architecture and as PTX, of each file of kernels.
+const MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+/// What one GPU has loaded.
+struct Loaded {
+    context: Arc<CudaContext>,
+    modules: Vec<Arc<CudaModule>>,
+    functions: Vec<(String, CudaFunction)>,
+}
+
+impl Loaded {
+    fn new(context: &Arc<CudaContext>) -> Result<Self> {
+        let modules = MODULES
+            .iter()
+            .map(|(name, code)| {
+                context
+                    .load_module(Ptx::from_binary(code.to_vec()))
+                    .map_err(|error| {
+                        failed(format!(
+                            "the driver cannot load the kernels of {name}: {error}; GPUs of compute capability 8.0 or newer and \
+                             a driver at least as new as the CUDA toolkit of the build are needed"
+                        ))
+                    })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            context: context.clone(),
+            modules,
+            functions: Vec::new(),
+        })
+    }
+
+    fn function(&mut self, kernel: &str) -> Result<CudaFunction> {
+        if let Some((_, function)) = self.functions.iter().find(|(name, _)| name == kernel) {
+            return Ok(function.clone());
+        }
+        let found = self
+            .modules
+            .iter()
+            .find_map(|module| module.load_function(kernel).ok());
+        let function = found.ok_or_else(|| failed(format!("there is no kernel {kernel}")))?;
+        self.functions.push((kernel.into(), function.clone()));
+        Ok(function)
+    }
+}
+
+fn function(context: &Arc<CudaContext>, kernel: &str) -> Result<CudaFunction> {
+    static LOADED: OnceLock<Mutex<Vec<Loaded>>> = OnceLock::new();
+    let mut loaded = LOADED
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let at = match loaded.iter().position(|l| Arc::ptr_eq(&l.context, context)) {
+        Some(at) => at,
+        None => {
+            loaded.push(Loaded::new(context)?);
+            loaded.len() - 1
+        }
+    };
+    loaded[at].function(kernel)
+}
+
+/// Queues a kernel on the device's stream.
+pub(crate) fn launch(
+    device: &CudaDevice,
+    kernel: &str,
+    blocks: u32,
+    threads: u32,
+    args: &[u64],
+) -> Result<()> {
+    let stream = device.cuda_stream();
+    let function = function(stream.context(), kernel)?;
+    let mut builder = stream.launch_builder(&function);
+    for arg in args {
+        builder.arg(arg);
+    }
+    let config = LaunchConfig {
+        grid_dim: (blocks, 1, 1),
+        block_dim: (threads, 1, 1),
+        shared_mem_bytes: 0,
+    };
+    // SAFETY: the driver reads as many bytes of each word as the kernel's argument has; addresses among them are those of tensors with
+    // the lengths that the other arguments say, freed no earlier on this stream than the kernel has run.
+    unsafe { builder.launch(config) }
+        .map_err(|error| failed(format!("cannot launch the kernel {kernel}: {error}")))?;
+    Ok(())
+}
+
+/// Where a tensor's storage begins on the device, to be read.
+pub(crate) fn address(storage: &CudaStorage) -> Result<u64> {
+    let stream = storage.device.cuda_stream();
+    Ok(match &storage.slice {
+        CudaStorageSlice::U8(numbers) => numbers.device_ptr(&stream).0,
+        CudaStorageSlice::U32(numbers) => numbers.device_ptr(&stream).0,
+        CudaStorageSlice::BF16(numbers) => numbers.device_ptr(&stream).0,
+        CudaStorageSlice::F32(numbers) => numbers.device_ptr(&stream).0,
+        _ => return Err(failed("kernels read u8, u32, f32 and bf16 only".into())),
+    })
+}
+
+/// Where a tensor's storage begins on the device, to be written.
+pub(crate) fn address_mut(storage: &mut CudaStorage) -> candle_core::Result<u64> {
+    let stream = storage.device.cuda_stream();
+    Ok(match &mut storage.slice {
+        CudaStorageSlice::BF16(numbers) => numbers.device_ptr_mut(&stream).0,
+        CudaStorageSlice::F32(numbers) => numbers.device_ptr_mut(&stream).0,
+        _ => candle_core::bail!("kernels write f32 and bf16 only"),
+    })
+}
+
+fn failed(text: String) -> Error {
+    candle_core::Error::Msg(text).into()
+}

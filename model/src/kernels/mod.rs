@@ -1,0 +1,110 @@
+//! The device's side of the operations: which kernel, on how many blocks, with which arguments. The driver launches them
+//! ([`crate::cuda`]), or in tests the host, where the same kernels run as C++ ([`on_host`]).
+
+mod address;
+#[cfg(feature = "host-kernels")]
+mod host;
+pub(crate) mod layer_norm;
+mod reduce;
+mod scratch;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::Result;
+use address::Pointer;
+#[cfg(feature = "host-kernels")]
+pub use host::on_host;
+
+/// Who runs kernels.
+pub(crate) enum Engine {
+    #[cfg(feature = "cuda")]
+    Cuda(candle_core::CudaDevice),
+    #[cfg(feature = "host-kernels")]
+    Host,
+}
+
+/// Who runs kernels on this tensor; `None` leaves it to the CPU's own code.
+pub(crate) fn engine(tensor: &Tensor) -> Option<Engine> {
+    match tensor.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Some(Engine::Cuda(device.clone())),
+        #[cfg(feature = "host-kernels")]
+        Device::Cpu if host::active() => Some(Engine::Host),
+        _ => None,
+    }
+}
+
+/// One launch, its arguments in the kernel's order.
+struct Launch {
+    kernel: String,
+    blocks: usize,
+    threads: usize,
+    /// Each in the first bytes of a word, as both machines are little-endian.
+    args: Vec<u64>,
+}
+
+impl Launch {
+    fn new(kernel: impl Into<String>, blocks: usize, threads: usize) -> Self {
+        let (kernel, args) = (kernel.into(), Vec::new());
+        Self {
+            kernel,
+            blocks,
+            threads,
+            args,
+        }
+    }
+
+    fn pointer(mut self, pointer: Pointer) -> Self {
+        self.args.push(pointer.0);
+        self
+    }
+
+    fn null(mut self) -> Self {
+        self.args.push(0);
+        self
+    }
+
+    fn float(mut self, x: f32) -> Self {
+        self.args.push(u64::from(x.to_bits()));
+        self
+    }
+
+    /// An unsigned number of 32 bits.
+    fn count(mut self, count: usize) -> Result<Self> {
+        self.args.push(u64::from(word(count)?));
+        Ok(self)
+    }
+
+    fn run(self, engine: &Engine) -> Result<()> {
+        let (blocks, threads) = (word(self.blocks)?, word(self.threads)?);
+        match engine {
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(device) => {
+                crate::cuda::launch(device, &self.kernel, blocks, threads, &self.args)
+            }
+            #[cfg(feature = "host-kernels")]
+            Engine::Host => host::launch(&self.kernel, blocks, threads, &self.args),
+        }
+    }
+}
+
+fn word(count: usize) -> Result<u32> {
+    u32::try_from(count).map_err(|_| {
+        message(format!(
+            "{count} is too much for a kernel; use a smaller batch"
+        ))
+    })
+}
+
+/// How kernels for a type of number end.
+fn suffix(tensor: &Tensor) -> Result<&'static str> {
+    match tensor.dtype() {
+        DType::F32 => Ok("f32"),
+        DType::BF16 => Ok("bf16"),
+        other => Err(message(format!("no kernel takes {other:?}"))),
+    }
+}
+
+fn message(text: String) -> crate::Error {
+    candle_core::Error::Msg(text).into()
+}
