@@ -34,7 +34,7 @@
 
 pub mod config;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub mod cuda;
 pub mod error;
 pub mod flops;
 mod init;
@@ -48,6 +48,8 @@ pub mod pos_embed;
 pub mod profile;
 #[cfg(feature = "reference")]
 pub mod reference;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+pub mod selftest;
 pub mod stage;
 pub mod vit;
 

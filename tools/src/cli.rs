@@ -13,6 +13,7 @@ use crate::eval::EvalArgs;
 use crate::index::IndexArgs;
 use crate::inspect::InspectArgs;
 use crate::pretrain::PretrainArgs;
+use crate::selftest::SelftestArgs;
 use crate::shard::ShardArgs;
 use crate::units::parse_bytes;
 
@@ -80,6 +81,7 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     Bench(BenchArgs),
     Demo(DemoArgs),
+    Selftest(SelftestArgs),
     /// Print a script that completes `mae` commands in a shell
     ///
     /// For bash: mae completions bash > ~/.local/share/bash-completion/completions/mae

@@ -11,6 +11,7 @@ mod inspect;
 mod pretrain;
 mod progress;
 mod report;
+mod selftest;
 mod shard;
 mod table;
 mod terminal;
@@ -69,6 +70,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {
             // Through a buffer: clap_complete panics where the reader of a pipe has gone.
             let mut script = Vec::new();

@@ -7,12 +7,27 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
-use candle_core::{CudaDevice, CudaStorage};
+use candle_core::{CudaDevice, CudaStorage, Device};
 
 use crate::{Error, Result};
 
 /// Name and code, for each architecture and as PTX, of each file of kernels.
 const MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+/// The GPU of this number, with a stream of its own.
+///
+/// # Errors
+/// If there is no such GPU, or no driver.
+pub fn device(ordinal: usize) -> Result<Device> {
+    let device = CudaDevice::new_with_stream(ordinal).map_err(|error| {
+        failed(format!(
+            "cannot use the NVIDIA GPU {ordinal}: {error}; `nvidia-smi` shows the GPUs and the driver's version"
+        ))
+    })?;
+    // SAFETY: all work on the device's tensors is queued on its one stream, in order, so nothing needs the events.
+    unsafe { device.disable_event_tracking() };
+    Ok(Device::Cuda(device))
+}
 
 /// What one GPU has loaded.
 struct Loaded {

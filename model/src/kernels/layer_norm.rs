@@ -13,7 +13,7 @@ const BLOCKS: usize = 1024;
 
 /// Threads of a block, four columns each.
 fn threads(dim: usize) -> Result<usize> {
-    if dim % 4 != 0 || dim > 4096 {
+    if !dim.is_multiple_of(4) || dim > 4096 {
         return Err(message(format!(
             "layer norm on a GPU takes widths that are multiples of 4, to 4096; this one is {dim}"
         )));
@@ -73,6 +73,7 @@ pub(crate) fn residual_forward(
 }
 
 /// As [`crate::ops::layer_norm::backward`].
+#[expect(clippy::too_many_arguments, reason = "saved, given and made tensors")]
 pub(crate) fn backward(
     engine: &Engine,
     (x, stats): (&Tensor, &Tensor),

@@ -1,0 +1,157 @@
+//! The operations on a device against those of the CPU: forward and gradients, in f32 and with bfloat16 where the device has it, over
+//! sizes that are no multiple of a warp. The command `mae selftest` runs it on a GPU; the tests run it on the host, where the GPU's
+//! kernels are C++.
+
+mod layer_norm;
+
+use candle_core::{DType, Device, Shape, Tensor};
+
+use crate::Result;
+
+/// Where the operations run that are checked.
+pub enum Place {
+    /// A GPU.
+    Device(Device),
+    /// The GPU's kernels on the host.
+    #[cfg(feature = "host-kernels")]
+    Host,
+}
+
+/// One comparison.
+pub struct Check {
+    /// What was compared.
+    pub name: String,
+    /// The largest difference, as a share of the largest number.
+    pub difference: f32,
+    /// What it may be.
+    pub tolerance: f32,
+}
+
+impl Check {
+    /// Whether the difference is a number within the tolerance.
+    pub fn passed(&self) -> bool {
+        self.difference <= self.tolerance
+    }
+}
+
+/// Every check there is.
+///
+/// # Errors
+/// If an operation fails outright.
+pub fn run(place: &Place) -> Result<Vec<Check>> {
+    let mut session = Session {
+        place,
+        checks: Vec::new(),
+    };
+    layer_norm::run(&mut session)?;
+    Ok(session.checks)
+}
+
+struct Session<'a> {
+    place: &'a Place,
+    checks: Vec<Check>,
+}
+
+impl Session<'_> {
+    /// A copy where the checked operations run.
+    fn put(&self, x: &Tensor) -> Result<Tensor> {
+        match self.place {
+            Place::Device(device) => Ok(x.to_device(device)?),
+            #[cfg(feature = "host-kernels")]
+            Place::Host => Ok(x.copy()?),
+        }
+    }
+
+    /// Memory there.
+    fn output(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        self.put(&Tensor::zeros(shape, dtype, &Device::Cpu)?)
+    }
+
+    /// Runs an operation there.
+    fn on<T>(&self, body: impl FnOnce() -> T) -> T {
+        match self.place {
+            Place::Device(_) => body(),
+            #[cfg(feature = "host-kernels")]
+            Place::Host => crate::kernels::on_host(body),
+        }
+    }
+
+    fn compare(
+        &mut self,
+        name: String,
+        got: &Tensor,
+        wanted: &Tensor,
+        tolerance: f32,
+    ) -> Result<()> {
+        let (got, wanted) = (numbers_of(got)?, numbers_of(wanted)?);
+        let largest = wanted.iter().fold(1e-3f32, |top, x| top.max(x.abs()));
+        let mut difference = if got.len() == wanted.len() {
+            0f32
+        } else {
+            f32::INFINITY
+        };
+        for (got, wanted) in got.iter().zip(&wanted) {
+            let off = (got - wanted).abs() / largest;
+            // `max` would drop what is no number.
+            if off.is_nan() || off > difference {
+                difference = off;
+            }
+        }
+        self.checks.push(Check {
+            name,
+            difference,
+            tolerance,
+        });
+        Ok(())
+    }
+}
+
+/// Numbers in [-1, 1) that no formula of the operations knows.
+fn numbers(shape: &[usize], seed: u32) -> Result<Tensor> {
+    let count = shape.iter().product();
+    let numbers: Vec<f32> = (0..count)
+        .map(|i: usize| {
+            let mixed = (i as u32 + 1).wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(40_503);
+            (mixed.wrapping_mul(2_246_822_519) >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect();
+    Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
+}
+
+fn numbers_of(x: &Tensor) -> Result<Vec<f32>> {
+    let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    Ok(x.flatten_all()?.to_vec1()?)
+}
+
+/// What a number of this type may lose in an operation that rounds its result once.
+fn rounding(dtype: DType) -> f32 {
+    match dtype {
+        DType::BF16 => 1.0 / 256.0,
+        _ => 2e-6,
+    }
+}
+
+#[cfg(all(test, feature = "host-kernels"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_found_wherever_it_is() {
+        let place = Place::Host;
+        let mut session = Session {
+            place: &place,
+            checks: Vec::new(),
+        };
+        let x = |numbers: [f32; 3]| Tensor::new(&numbers, &Device::Cpu).unwrap();
+        for got in [[1.0, 2.0, 3.1], [f32::NAN, 2.0, 3.0], [1.0, f32::NAN, 3.0]] {
+            session
+                .compare(String::new(), &x(got), &x([1.0, 2.0, 3.0]), 1e-3)
+                .unwrap();
+        }
+        let short = x([1.0, 2.0, 3.0]).narrow(0, 0, 2).unwrap();
+        session
+            .compare(String::new(), &short, &x([1.0, 2.0, 3.0]), 1e-3)
+            .unwrap();
+        assert!(session.checks.iter().all(|check| !check.passed()));
+    }
+}
