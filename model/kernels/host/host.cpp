@@ -130,8 +130,10 @@ uint32_t host_shuffle(uint32_t mask, uint32_t bits, uint32_t lane) {
     return got;
 }
 
+#include "../gelu.cu"
 #include "../layer_norm.cu"
 #include "../reduce.cu"
+#include "../tokens.cu"
 
 namespace {
 
@@ -152,10 +154,11 @@ struct Entry {
 };
 
 #define ENTRY(NAME) {#NAME, Call<NAME>::COUNT, Call<NAME>::run}
+#define BOTH(NAME) ENTRY(NAME##_f32), ENTRY(NAME##_bf16)
 const Entry ENTRIES[] = {
-    ENTRY(layer_norm_forward_f32),   ENTRY(layer_norm_forward_bf16),   ENTRY(layer_norm_residual_f32),
-    ENTRY(layer_norm_residual_bf16), ENTRY(layer_norm_backward_f32),   ENTRY(layer_norm_backward_bf16),
-    ENTRY(column_sums),
+    BOTH(embed_backward),      BOTH(embed_forward),      BOTH(gelu_backward),    BOTH(gelu_forward),
+    BOTH(layer_norm_backward), BOTH(layer_norm_forward), BOTH(layer_norm_residual), BOTH(removed_backward),
+    BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), ENTRY(column_sums),
 };
 
 } // namespace

@@ -3,23 +3,10 @@
 use candle_core::{DType, Tensor};
 
 use super::address::{input, output};
-use super::{Engine, Launch, message, reduce, scratch, suffix};
+use super::{Engine, Launch, ROW_BLOCKS, reduce, row_threads, scratch, suffix};
 use crate::Result;
 use crate::ops::Accumulate;
 use crate::ops::layer_norm::NormGrads;
-
-/// Blocks of a launch; more rows are dealt out in turn. So many keep today's GPUs full.
-const BLOCKS: usize = 1024;
-
-/// Threads of a block, four columns each.
-fn threads(dim: usize) -> Result<usize> {
-    if !dim.is_multiple_of(4) || dim > 4096 {
-        return Err(message(format!(
-            "layer norm on a GPU takes widths that are multiples of 4, to 4096; this one is {dim}"
-        )));
-    }
-    Ok((dim / 4).next_multiple_of(32))
-}
 
 /// As [`crate::ops::layer_norm::forward`].
 pub(crate) fn forward(
@@ -33,7 +20,7 @@ pub(crate) fn forward(
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
     let kernel = format!("layer_norm_forward_{}", suffix(y)?);
-    Launch::new(kernel, rows.min(BLOCKS), threads(dim)?)
+    Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
         .pointer(input(x, DType::F32, rows * dim)?)
         .pointer(input(weight, DType::F32, dim)?)
         .pointer(input(bias, DType::F32, dim)?)
@@ -58,7 +45,7 @@ pub(crate) fn residual_forward(
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
     let kernel = format!("layer_norm_residual_{}", suffix(y)?);
-    Launch::new(kernel, rows.min(BLOCKS), threads(dim)?)
+    Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
         .pointer(output(x, DType::F32, rows * dim)?)
         .pointer(input(residual, DType::F32, len)?)
         .pointer(input(added, DType::F32, dim)?)
@@ -86,11 +73,11 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
-    let blocks = rows.min(BLOCKS);
+    let blocks = rows.min(ROW_BLOCKS);
     let sums = scratch::take(x.device(), blocks * 3 * dim)?;
     let sums = output(&sums, DType::F32, sums.elem_count())?;
     let kernel = format!("layer_norm_backward_{}", suffix(dy)?);
-    Launch::new(kernel, blocks, threads(dim)?)
+    Launch::new(kernel, blocks, row_threads(dim)?)
         .pointer(input(x, DType::F32, rows * dim)?)
         .pointer(input(stats, DType::F32, rows * 2)?)
         .pointer(input(weight, DType::F32, dim)?)

@@ -2,11 +2,13 @@
 //! ([`crate::cuda`]), or in tests the host, where the same kernels run as C++ ([`on_host`]).
 
 mod address;
+pub(crate) mod gelu;
 #[cfg(feature = "host-kernels")]
 mod host;
 pub(crate) mod layer_norm;
 mod reduce;
 mod scratch;
+pub(crate) mod tokens;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -14,6 +16,19 @@ use crate::Result;
 use address::Pointer;
 #[cfg(feature = "host-kernels")]
 pub use host::on_host;
+
+/// Blocks of a launch whose blocks take whole rows; more rows are dealt out in turn. So many keep today's GPUs full.
+const ROW_BLOCKS: usize = 1024;
+
+/// Threads of such a block, four columns each.
+fn row_threads(dim: usize) -> Result<usize> {
+    if !dim.is_multiple_of(4) || dim > 4096 {
+        return Err(message(format!(
+            "a GPU takes widths that are multiples of 4, to 4096; this one is {dim}"
+        )));
+    }
+    Ok((dim / 4).next_multiple_of(32))
+}
 
 /// Who runs kernels.
 pub(crate) enum Engine {

@@ -11,6 +11,8 @@ use super::math::normal_cdf;
 use super::reduce::add_rows;
 use super::{Accumulate, pieces, scratch};
 use crate::Result;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
 use crate::profile::span;
 
 /// `y = h · Φ(h)` with `h = x + bias`: x and y `[M, F]`, bias `[F]`.
@@ -19,6 +21,10 @@ use crate::profile::span;
 /// If a tensor is not a contiguous f32 tensor on the CPU.
 pub fn forward(x: &Tensor, bias: &Tensor, y: &Tensor) -> Result<()> {
     let _span = span("gelu, forward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::gelu::forward(&engine, x, bias, y);
+    }
     let (x, bias) = (read(x)?, read(bias)?);
     let (x, bias) = (x.f32()?, bias.f32()?);
     let piece = pieces(x.len() / bias.len()) * bias.len();
@@ -57,6 +63,10 @@ pub fn backward(
     mode: Accumulate,
 ) -> Result<()> {
     let _span = span("gelu, backward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::gelu::backward(&engine, (x, bias), y, d, grads, dbias, mode);
+    }
     let (x, bias) = (read(x)?, read(bias)?);
     let (x, bias) = (x.f32()?, bias.f32()?);
     let (rows, width) = (x.len() / bias.len(), bias.len());

@@ -11,6 +11,8 @@ use super::access::{read, write, write_parts};
 use super::reduce::add_rows;
 use super::{Accumulate, scratch};
 use crate::Result;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
 use crate::profile::span;
 
 /// Patch embeddings `[B, K, D]`, the bias `[D]` that they lack, their ids `[B, K]`, the class token `[D]` and the position
@@ -26,6 +28,17 @@ pub fn embed_forward(
     x: &Tensor,
 ) -> Result<()> {
     let _span = span("embedding, forward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::tokens::embed_forward(
+            &engine,
+            (embedded, bias),
+            ids,
+            class_token,
+            positions,
+            x,
+        );
+    }
     let (_, kept, dim) = embedded.dims3()?;
     let (embedded, bias, ids) = (read(embedded)?, read(bias)?, read(ids)?);
     let (class_token, positions) = (read(class_token)?, read(positions)?);
@@ -82,6 +95,17 @@ pub fn embed_backward(
     mode: Accumulate,
 ) -> Result<()> {
     let _span = span("embedding, backward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(dx) {
+        return kernels::tokens::embed_backward(
+            &engine,
+            dx,
+            dembedded,
+            grads,
+            (bias, class_token),
+            mode,
+        );
+    }
     let (_, kept, dim) = dembedded.dims3()?;
     let dx = read(dx)?;
     let dx = dx.f32()?;
@@ -138,6 +162,17 @@ pub fn unshuffle_forward(
     x: &Tensor,
 ) -> Result<()> {
     let _span = span("unshuffle, forward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::tokens::unshuffle_forward(
+            &engine,
+            (visible, bias),
+            ids_restore,
+            mask_token,
+            positions,
+            x,
+        );
+    }
     let (_, rows, dim) = visible.dims3()?;
     let patches = ids_restore.dims2()?.1;
     let (visible, bias, ids_restore) = (read(visible)?, read(bias)?, read(ids_restore)?);
@@ -183,6 +218,18 @@ pub fn unshuffle_backward(
     mode: Accumulate,
 ) -> Result<()> {
     let _span = span("unshuffle, backward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(dx) {
+        return kernels::tokens::unshuffle_backward(
+            &engine,
+            dx,
+            ids_restore,
+            dvisible,
+            grads,
+            (mask_token, bias),
+            mode,
+        );
+    }
     let (batch, rows, dim) = dvisible.dims3()?;
     let patches = ids_restore.dims2()?.1;
     let (dx, ids_restore) = (read(dx)?, read(ids_restore)?);
@@ -226,6 +273,10 @@ pub fn unshuffle_backward(
 /// As [`embed_forward`].
 pub fn removed_forward(x: &Tensor, ids_restore: &Tensor, removed: &Tensor) -> Result<()> {
     let _span = span("removed rows, forward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::tokens::removed_forward(&engine, x, ids_restore, removed);
+    }
     let (_, count, dim) = removed.dims3()?;
     let patches = ids_restore.dims2()?.1;
     let (x, ids_restore) = (read(x)?, read(ids_restore)?);
@@ -253,6 +304,10 @@ pub fn removed_forward(x: &Tensor, ids_restore: &Tensor, removed: &Tensor) -> Re
 /// As [`embed_forward`].
 pub fn removed_backward(dremoved: &Tensor, ids_restore: &Tensor, dx: &Tensor) -> Result<()> {
     let _span = span("removed rows, backward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(dx) {
+        return kernels::tokens::removed_backward(&engine, dremoved, ids_restore, dx);
+    }
     let (_, count, dim) = dremoved.dims3()?;
     let patches = ids_restore.dims2()?.1;
     let (dremoved, ids_restore) = (read(dremoved)?, read(ids_restore)?);

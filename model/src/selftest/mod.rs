@@ -2,7 +2,9 @@
 //! sizes that are no multiple of a warp. The command `mae selftest` runs it on a GPU; the tests run it on the host, where the GPU's
 //! kernels are C++.
 
+mod gelu;
 mod layer_norm;
+mod tokens;
 
 use candle_core::{DType, Device, Shape, Tensor};
 
@@ -44,6 +46,8 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
         checks: Vec::new(),
     };
     layer_norm::run(&mut session)?;
+    gelu::run(&mut session)?;
+    tokens::run(&mut session)?;
     Ok(session.checks)
 }
 

@@ -1,0 +1,208 @@
+//! Rows of tokens between layouts.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Session, numbers, rounding};
+use crate::ops::tokens::{
+    embed_backward, embed_forward, removed_backward, removed_forward, unshuffle_backward,
+    unshuffle_forward,
+};
+use crate::{Accumulate, Result};
+
+/// Batch, patches, visible ones, width: one visible, all but one, and more rows than blocks.
+const SHAPES: [(usize, usize, usize, usize); 4] = [
+    (1, 4, 1, 4),
+    (3, 9, 8, 36),
+    (2, 49, 12, 132),
+    (80, 16, 4, 8),
+];
+
+pub(super) fn run(s: &mut Session<'_>) -> Result<()> {
+    for (batch, patches, keep, dim) in SHAPES {
+        for dtype in [DType::F32, DType::BF16] {
+            let shape = Shape {
+                batch,
+                patches,
+                keep,
+                dim,
+                dtype,
+            };
+            embed(s, &shape)?;
+            unshuffle(s, &shape)?;
+            removed(s, &shape)?;
+        }
+    }
+    Ok(())
+}
+
+struct Shape {
+    batch: usize,
+    patches: usize,
+    keep: usize,
+    dim: usize,
+    dtype: DType,
+}
+
+impl Shape {
+    fn name(&self, what: &str) -> String {
+        format!(
+            "{what} {}x{}/{}x{} {:?}",
+            self.batch, self.keep, self.patches, self.dim, self.dtype
+        )
+    }
+
+    /// Where each patch stands among the shuffled ones: another permutation for each sample.
+    fn ids_restore(&self) -> Result<Tensor> {
+        let mut ids = Vec::new();
+        for sample in 0..self.batch {
+            let draw = numbers(&[self.patches], 20 + sample as u32)?.to_vec1::<f32>()?;
+            let mut order: Vec<u32> = (0..self.patches as u32).collect();
+            order.sort_by(|&a, &b| draw[a as usize].total_cmp(&draw[b as usize]));
+            ids.extend(order);
+        }
+        Ok(Tensor::from_vec(
+            ids,
+            (self.batch, self.patches),
+            &Device::Cpu,
+        )?)
+    }
+
+    /// Ids of visible patches `[B, K]`.
+    fn ids_keep(&self) -> Result<Tensor> {
+        Ok(self.ids_restore()?.narrow(1, 0, self.keep)?.contiguous()?)
+    }
+
+    fn rounded(&self, rows: usize, seed: u32) -> Result<Tensor> {
+        Ok(numbers(&[self.batch, rows, self.dim], seed)?.to_dtype(self.dtype)?)
+    }
+}
+
+fn plain(x: &Tensor) -> Result<Tensor> {
+    // A copy: it may be written.
+    Ok(x.to_dtype(DType::F32)?.copy()?)
+}
+
+fn embed(s: &mut Session<'_>, shape: &Shape) -> Result<()> {
+    let &Shape {
+        batch,
+        patches,
+        keep,
+        dim,
+        dtype,
+    } = shape;
+    let (ids, rows2) = (shape.ids_keep()?, shape.rounded(keep, 1)?);
+    let (bias, token, positions) = (
+        numbers(&[dim], 2)?,
+        numbers(&[dim], 3)?,
+        numbers(&[1 + patches, dim], 4)?,
+    );
+    let x = Tensor::zeros((batch, 1 + keep, dim), DType::F32, &Device::Cpu)?;
+    let x2 = s.put(&x)?;
+    embed_forward((&plain(&rows2)?, &bias), &ids, &token, &positions, &x)?;
+    let (rows2, bias2, ids2) = (s.put(&rows2)?, s.put(&bias)?, s.put(&ids)?);
+    let (token2, positions2) = (s.put(&token)?, s.put(&positions)?);
+    s.on(|| embed_forward((&rows2, &bias2), &ids2, &token2, &positions2, &x2))?;
+    s.compare(shape.name("embedding"), &x2, &x, 1e-6)?;
+
+    let (dx, grads) = (
+        numbers(&[batch, 1 + keep, dim], 5)?,
+        numbers(&[2 * dim + 4], 6)?,
+    );
+    let d = Tensor::zeros((batch, keep, dim), DType::F32, &Device::Cpu)?;
+    let (dx2, grads2, d2) = (
+        s.put(&dx)?,
+        s.put(&grads)?,
+        s.output((batch, keep, dim), dtype)?,
+    );
+    let ranges = || (0..dim, dim..2 * dim);
+    embed_backward(&dx, &d, &grads, ranges(), Accumulate::Add)?;
+    s.on(|| embed_backward(&dx2, &d2, &grads2, ranges(), Accumulate::Add))?;
+    s.compare(
+        shape.name("embedding, gradient of rows"),
+        &d2,
+        &d,
+        rounding(dtype),
+    )?;
+    s.compare(
+        shape.name("embedding, gradients of parameters"),
+        &grads2,
+        &grads,
+        1e-5,
+    )
+}
+
+fn unshuffle(s: &mut Session<'_>, shape: &Shape) -> Result<()> {
+    let &Shape {
+        batch,
+        patches,
+        keep,
+        dim,
+        dtype,
+    } = shape;
+    let (ids, rows2) = (shape.ids_restore()?, shape.rounded(1 + keep, 1)?);
+    let (bias, token, positions) = (
+        numbers(&[dim], 2)?,
+        numbers(&[dim], 3)?,
+        numbers(&[1 + patches, dim], 4)?,
+    );
+    let x = Tensor::zeros((batch, 1 + patches, dim), DType::F32, &Device::Cpu)?;
+    let x2 = s.put(&x)?;
+    unshuffle_forward((&plain(&rows2)?, &bias), &ids, &token, &positions, &x)?;
+    let (rows2, bias2, ids2) = (s.put(&rows2)?, s.put(&bias)?, s.put(&ids)?);
+    let (token2, positions2) = (s.put(&token)?, s.put(&positions)?);
+    s.on(|| unshuffle_forward((&rows2, &bias2), &ids2, &token2, &positions2, &x2))?;
+    s.compare(shape.name("unshuffle"), &x2, &x, 1e-6)?;
+
+    let (dx, grads) = (
+        numbers(&[batch, 1 + patches, dim], 5)?,
+        numbers(&[2 * dim + 4], 6)?,
+    );
+    let d = Tensor::zeros((batch, 1 + keep, dim), DType::F32, &Device::Cpu)?;
+    let (dx2, grads2, d2) = (
+        s.put(&dx)?,
+        s.put(&grads)?,
+        s.output((batch, 1 + keep, dim), dtype)?,
+    );
+    let ranges = || (0..dim, dim..2 * dim);
+    unshuffle_backward(&dx, &ids, &d, &grads, ranges(), Accumulate::Replace)?;
+    s.on(|| unshuffle_backward(&dx2, &ids2, &d2, &grads2, ranges(), Accumulate::Replace))?;
+    s.compare(
+        shape.name("unshuffle, gradient of rows"),
+        &d2,
+        &d,
+        rounding(dtype),
+    )?;
+    s.compare(
+        shape.name("unshuffle, gradients of parameters"),
+        &grads2,
+        &grads,
+        1e-5,
+    )
+}
+
+fn removed(s: &mut Session<'_>, shape: &Shape) -> Result<()> {
+    let &Shape {
+        batch,
+        patches,
+        keep,
+        dim,
+        dtype,
+    } = shape;
+    let (ids, x2, count) = (
+        shape.ids_restore()?,
+        shape.rounded(1 + patches, 1)?,
+        patches - keep,
+    );
+    let ids2 = s.put(&ids)?;
+    let rows = Tensor::zeros((batch, count, dim), DType::F32, &Device::Cpu)?;
+    let rows2 = s.output((batch, count, dim), dtype)?;
+    let x = plain(&x2)?;
+    removed_forward(&x, &ids, &rows)?;
+    let x2 = s.put(&x2)?;
+    s.on(|| removed_forward(&x2, &ids2, &rows2))?;
+    s.compare(shape.name("removed rows"), &rows2, &rows, 0.0)?;
+    // Into memory that holds something.
+    removed_backward(&rows, &ids, &x)?;
+    s.on(|| removed_backward(&rows2, &ids2, &x2))?;
+    s.compare(shape.name("removed rows, gradient"), &x2, &x, 0.0)
+}
