@@ -9,6 +9,7 @@
 #include <stdint.h>
 typedef __nv_bfloat16 bf16;
 #define MAE_DEVICE static __device__ __forceinline__
+#define MAE_MEMBER __device__ __forceinline__
 // A kernel for blocks of at most so many threads, under its own name, so that the driver finds it.
 #define MAE_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
 #endif

@@ -131,6 +131,7 @@ uint32_t host_shuffle(uint32_t mask, uint32_t bits, uint32_t lane) {
 }
 
 #include "../gelu.cu"
+#include "../image.cu"
 #include "../layer_norm.cu"
 #include "../reduce.cu"
 #include "../tokens.cu"
@@ -158,7 +159,7 @@ struct Entry {
 const Entry ENTRIES[] = {
     BOTH(embed_backward),      BOTH(embed_forward),      BOTH(gelu_backward),    BOTH(gelu_forward),
     BOTH(layer_norm_backward), BOTH(layer_norm_forward), BOTH(layer_norm_residual), BOTH(removed_backward),
-    BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), ENTRY(column_sums),
+    BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), BOTH(masked_loss), BOTH(patchify), ENTRY(column_sums),
 };
 
 } // namespace

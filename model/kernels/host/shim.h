@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define MAE_DEVICE static inline
+#define MAE_MEMBER inline
 #define MAE_KERNEL(threads) extern "C" void
 #define __shared__ static thread_local
 

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, DevicePtr, DevicePtrMut, LaunchConfig, PushKernelArg,
+    CudaContext, CudaFunction, CudaModule, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
+    PushKernelArg,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{CudaDevice, CudaStorage, Device};
 
+use crate::kernels::{Arg, Channels};
 use crate::{Error, Result};
 
 /// Name and code, for each architecture and as PTX, of each file of kernels.
@@ -28,6 +30,9 @@ pub fn device(ordinal: usize) -> Result<Device> {
     unsafe { device.disable_event_tracking() };
     Ok(Device::Cuda(device))
 }
+
+// SAFETY: plain numbers in C's layout, as the kernels declare it.
+unsafe impl DeviceRepr for Channels {}
 
 /// What one GPU has loaded.
 struct Loaded {
@@ -94,13 +99,16 @@ pub(crate) fn launch(
     kernel: &str,
     blocks: u32,
     threads: u32,
-    args: &[u64],
+    args: &[Arg],
 ) -> Result<()> {
     let stream = device.cuda_stream();
     let function = function(stream.context(), kernel)?;
     let mut builder = stream.launch_builder(&function);
     for arg in args {
-        builder.arg(arg);
+        match arg {
+            Arg::Word(word) => builder.arg(word),
+            Arg::Channels(channels) => builder.arg(channels),
+        };
     }
     let config = LaunchConfig {
         grid_dim: (blocks, 1, 1),

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_void};
 
-use super::message;
+use super::{Arg, message};
 use crate::Result;
 
 thread_local! {
@@ -37,10 +37,13 @@ pub(super) fn active() -> bool {
     ACTIVE.get()
 }
 
-pub(super) fn launch(kernel: &str, blocks: u32, threads: u32, args: &[u64]) -> Result<()> {
+pub(super) fn launch(kernel: &str, blocks: u32, threads: u32, args: &[Arg]) -> Result<()> {
     let mut pointers: Vec<*mut c_void> = args
         .iter()
-        .map(|arg| std::ptr::from_ref(arg).cast_mut().cast())
+        .map(|arg| match arg {
+            Arg::Word(word) => std::ptr::from_ref(word).cast_mut().cast(),
+            Arg::Channels(channels) => std::ptr::from_ref(channels).cast_mut().cast(),
+        })
         .collect();
     let name = CString::new(kernel).map_err(|_| message("a kernel's name has a zero".into()))?;
     let (grid, threads) = ([blocks, 1, 1], [threads, 1, 1]);

@@ -5,6 +5,7 @@ mod address;
 pub(crate) mod gelu;
 #[cfg(feature = "host-kernels")]
 mod host;
+pub(crate) mod image;
 pub(crate) mod layer_norm;
 mod reduce;
 mod scratch;
@@ -54,8 +55,22 @@ struct Launch {
     kernel: String,
     blocks: usize,
     threads: usize,
-    /// Each in the first bytes of a word, as both machines are little-endian.
-    args: Vec<u64>,
+    args: Vec<Arg>,
+}
+
+/// An argument of a kernel.
+pub(crate) enum Arg {
+    /// Up to eight bytes, the first of a word, as both machines are little-endian.
+    Word(u64),
+    /// What images are normalised with.
+    Channels(Channels),
+}
+
+/// As in `kernels/image.cu`.
+#[repr(C)]
+pub(crate) struct Channels {
+    mean: [f32; 16],
+    deviation: [f32; 16],
 }
 
 impl Launch {
@@ -70,24 +85,29 @@ impl Launch {
     }
 
     fn pointer(mut self, pointer: Pointer) -> Self {
-        self.args.push(pointer.0);
+        self.args.push(Arg::Word(pointer.0));
         self
     }
 
     fn null(mut self) -> Self {
-        self.args.push(0);
+        self.args.push(Arg::Word(0));
         self
     }
 
     fn float(mut self, x: f32) -> Self {
-        self.args.push(u64::from(x.to_bits()));
+        self.args.push(Arg::Word(u64::from(x.to_bits())));
         self
     }
 
     /// An unsigned number of 32 bits.
     fn count(mut self, count: usize) -> Result<Self> {
-        self.args.push(u64::from(word(count)?));
+        self.args.push(Arg::Word(u64::from(word(count)?)));
         Ok(self)
+    }
+
+    fn channels(mut self, channels: Channels) -> Self {
+        self.args.push(Arg::Channels(channels));
+        self
     }
 
     fn run(self, engine: &Engine) -> Result<()> {

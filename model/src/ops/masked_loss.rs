@@ -12,6 +12,8 @@ use super::patchify::channel_tables;
 use super::scratch;
 use crate::Result;
 use crate::config::MaeConfig;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
 use crate::profile::span;
 
 /// The reference code's epsilon under the root of a patch's variance.
@@ -31,6 +33,17 @@ pub fn forward_backward(
     errors: &Tensor,
 ) -> Result<()> {
     let _span = span("masked loss");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(errors) {
+        return kernels::image::masked_loss(
+            &engine,
+            config,
+            pixels,
+            ids_restore,
+            (prediction, bias),
+            errors,
+        );
+    }
     let (batch, count, len) = prediction.dims3()?;
     let patches = config.patches();
     let image = pixels.elem_count() / batch;

@@ -7,6 +7,8 @@ use rayon::prelude::*;
 use super::access::{read, write};
 use crate::Result;
 use crate::config::VitConfig;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
 use crate::profile::span;
 
 /// pixels u8 `[B, H, W, C]` and the patches to take `[B, K]` → `[B, K, C·P·P]` f32 in (channel, row,
@@ -17,6 +19,10 @@ use crate::profile::span;
 /// If a tensor is not a contiguous CPU tensor of its type.
 pub fn forward(config: &VitConfig, pixels: &Tensor, ids: &Tensor, patches: &Tensor) -> Result<()> {
     let _span = span("patchify");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(patches) {
+        return kernels::image::patchify(&engine, config, pixels, ids, patches);
+    }
     let kept = ids.dims2()?.1;
     let (pixels, ids) = (read(pixels)?, read(ids)?);
     let (pixels, ids) = (pixels.slice::<u8>()?, ids.slice::<u32>()?);

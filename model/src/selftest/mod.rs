@@ -3,6 +3,7 @@
 //! kernels are C++.
 
 mod gelu;
+mod image;
 mod layer_norm;
 mod tokens;
 
@@ -48,6 +49,7 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
     layer_norm::run(&mut session)?;
     gelu::run(&mut session)?;
     tokens::run(&mut session)?;
+    image::run(&mut session)?;
     Ok(session.checks)
 }
 
@@ -120,6 +122,18 @@ fn numbers(shape: &[usize], seed: u32) -> Result<Tensor> {
         })
         .collect();
     Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
+}
+
+/// Where each of `patches` stands among the shuffled ones `[B, L]`: another permutation for each sample.
+fn permutations(batch: usize, patches: usize) -> Result<Tensor> {
+    let mut ids = Vec::new();
+    for sample in 0..batch {
+        let draw = numbers(&[patches], 20 + sample as u32)?.to_vec1::<f32>()?;
+        let mut order: Vec<u32> = (0..patches as u32).collect();
+        order.sort_by(|&a, &b| draw[a as usize].total_cmp(&draw[b as usize]));
+        ids.extend(order);
+    }
+    Ok(Tensor::from_vec(ids, (batch, patches), &Device::Cpu)?)
 }
 
 fn numbers_of(x: &Tensor) -> Result<Vec<f32>> {

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Session, numbers, rounding};
+use super::{Session, numbers, permutations, rounding};
 use crate::ops::tokens::{
     embed_backward, embed_forward, removed_backward, removed_forward, unshuffle_backward,
     unshuffle_forward,
@@ -51,20 +51,8 @@ impl Shape {
         )
     }
 
-    /// Where each patch stands among the shuffled ones: another permutation for each sample.
     fn ids_restore(&self) -> Result<Tensor> {
-        let mut ids = Vec::new();
-        for sample in 0..self.batch {
-            let draw = numbers(&[self.patches], 20 + sample as u32)?.to_vec1::<f32>()?;
-            let mut order: Vec<u32> = (0..self.patches as u32).collect();
-            order.sort_by(|&a, &b| draw[a as usize].total_cmp(&draw[b as usize]));
-            ids.extend(order);
-        }
-        Ok(Tensor::from_vec(
-            ids,
-            (self.batch, self.patches),
-            &Device::Cpu,
-        )?)
+        permutations(self.batch, self.patches)
     }
 
     /// Ids of visible patches `[B, K]`.
