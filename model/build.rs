@@ -16,6 +16,7 @@ fn main() {
             .std("c++17")
             .define("MAE_HOST", None)
             .include("kernels")
+            .flag_if_supported("-Wno-unknown-pragmas")
             .file("kernels/host/host.cpp")
             .compile("mae_host_kernels");
     }

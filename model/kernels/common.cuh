@@ -12,8 +12,9 @@ typedef __nv_bfloat16 bf16;
 #define MAE_MEMBER __device__ __forceinline__
 // A kernel for blocks of at most so many threads, under its own name, so that the driver finds it.
 #define MAE_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// The launch's own shared memory, as bytes.
+#define MAE_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
-
 
 MAE_DEVICE float to_float(float x) { return x; }
 MAE_DEVICE float to_float(bf16 x) { return __bfloat162float(x); }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <ucontext.h>
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -34,6 +35,10 @@ struct Block {
     std::vector<char> stacks;
     std::vector<Barrier> warps;
     std::vector<uint32_t> values;
+    // What a lane gives to an instruction of its whole warp.
+    std::vector<std::array<uint32_t, 6>> words;
+    std::vector<const bf16 *> rows;
+    std::vector<float4> shared;
     Barrier all;
     uint32_t running = 0, current = 0;
     // Whether something happened since the scheduler last began with the first fibre.
@@ -83,10 +88,14 @@ void enter() {
 void run_block(void (*body)(void *), void *argument) {
     const uint32_t threads = blockDim.x * blockDim.y * blockDim.z;
     block->body = body;
+    // Not a number, so that what nobody wrote is found out.
+    memset(static_cast<void *>(block->shared.data()), 0xff, block->shared.size() * sizeof(float4));
     block->argument = argument;
     block->all = Barrier();
     block->warps.assign((threads + WARP - 1) / WARP, Barrier());
     block->values.assign(threads, 0);
+    block->words.resize(threads);
+    block->rows.resize(threads);
     block->fibres.assign(threads, Fibre());
     block->stacks.resize(threads * STACK);
     block->running = threads;
@@ -130,6 +139,61 @@ uint32_t host_shuffle(uint32_t mask, uint32_t bits, uint32_t lane) {
     return got;
 }
 
+unsigned char *host_dynamic_shared() { return reinterpret_cast<unsigned char *>(block->shared.data()); }
+
+namespace {
+
+// The first thread of the calling thread's warp, which must be whole.
+uint32_t first_of_warp() {
+    const uint32_t first = block->current / WARP * WARP;
+    if (block->values.size() < first + WARP) {
+        fail("an instruction of a warp needs a whole warp");
+    }
+    return first;
+}
+
+float half_of(uint32_t word, uint32_t half) { return __uint_as_float(half ? word & 0xffff0000u : word << 16); }
+
+} // namespace
+
+void __syncwarp() {
+    first_of_warp();
+    wait(block->warps[block->current / WARP], WARP);
+}
+
+void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const uint32_t me = block->current, first = first_of_warp(), lane = me - first;
+    block->words[me] = {a[0], a[1], a[2], a[3], b0, b1};
+    wait(block->warps[me / WARP], WARP);
+    for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (uint32_t k = 0; k < 16; k++) {
+            const auto &left = block->words[first + row % 8 * 4 + k % 8 / 2];
+            const auto &right = block->words[first + column * 4 + k % 8 / 2];
+            c[i] += half_of(left[row / 8 + k / 8 * 2], k % 2) * half_of(right[4 + k / 8], k % 2);
+        }
+    }
+    wait(block->warps[me / WARP], WARP);
+}
+
+void host_load_matrices(uint32_t (&r)[4], const bf16 *row, bool transposed) {
+    const uint32_t me = block->current, first = first_of_warp(), lane = me - first;
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+        fail("ldmatrix needs rows at multiples of 16 bytes");
+    }
+    block->rows[me] = row;
+    wait(block->warps[me / WARP], WARP);
+    for (uint32_t matrix = 0; matrix < 4; matrix++) {
+        const bf16 *const *rows = &block->rows[first + 8 * matrix];
+        const uint32_t at = lane / 4, two = lane % 4 * 2;
+        const bf16 low = transposed ? rows[two][at] : rows[at][two];
+        const bf16 high = transposed ? rows[two + 1][at] : rows[at][two + 1];
+        r[matrix] = low.bits | (uint32_t)high.bits << 16;
+    }
+    wait(block->warps[me / WARP], WARP);
+}
+
+#include "../attention.cu"
 #include "../gelu.cu"
 #include "../image.cu"
 #include "../layer_norm.cu"
@@ -156,7 +220,10 @@ struct Entry {
 
 #define ENTRY(NAME) {#NAME, Call<NAME>::COUNT, Call<NAME>::run}
 #define BOTH(NAME) ENTRY(NAME##_f32), ENTRY(NAME##_bf16)
+#define HEADS(W) ENTRY(attention_forward_bf16_##W), ENTRY(attention_backward_query_bf16_##W), ENTRY(attention_backward_key_bf16_##W)
 const Entry ENTRIES[] = {
+    ENTRY(attention_forward_f32), ENTRY(attention_backward_query_f32), ENTRY(attention_backward_key_f32),
+    HEADS(32), HEADS(64), HEADS(80),
     BOTH(embed_backward),      BOTH(embed_forward),      BOTH(gelu_backward),    BOTH(gelu_forward),
     BOTH(layer_norm_backward), BOTH(layer_norm_forward), BOTH(layer_norm_residual), BOTH(removed_backward),
     BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), BOTH(masked_loss), BOTH(patchify), ENTRY(column_sums),
@@ -165,7 +232,8 @@ const Entry ENTRIES[] = {
 } // namespace
 
 // As the driver's cuLaunchKernel. Returns 0, 1 for a name that there is not, 2 for another number of arguments than the kernel takes.
-extern "C" int32_t mae_host_launch(const char *name, const uint32_t grid[3], const uint32_t threads[3], void **args, size_t count) {
+extern "C" int32_t mae_host_launch(const char *name, const uint32_t grid[3], const uint32_t threads[3], uint32_t shared, void **args,
+                                   size_t count) {
     for (const Entry &entry : ENTRIES) {
         if (strcmp(entry.name, name) != 0) {
             continue;
@@ -175,6 +243,7 @@ extern "C" int32_t mae_host_launch(const char *name, const uint32_t grid[3], con
         }
         Block mine;
         block = &mine;
+        mine.shared.resize((shared + sizeof(float4) - 1) / sizeof(float4));
         gridDim = {grid[0], grid[1], grid[2]};
         blockDim = {threads[0], threads[1], threads[2]};
         for (uint32_t z = 0; z < grid[2]; z++) {

@@ -11,6 +11,9 @@
 #define MAE_MEMBER inline
 #define MAE_KERNEL(threads) extern "C" void
 #define __shared__ static thread_local
+// The launch's own shared memory, as bytes.
+#define MAE_DYNAMIC_SHARED(name) unsigned char *name = host_dynamic_shared()
+unsigned char *host_dynamic_shared();
 
 struct uint3 {
     uint32_t x, y, z;
@@ -18,10 +21,15 @@ struct uint3 {
 struct uint2 {
     uint32_t x, y;
 };
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
 struct alignas(16) float4 {
     float x, y, z, w;
 };
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+static inline uint32_t min(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 extern thread_local uint3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -52,10 +60,19 @@ static inline bf16 __float2bfloat16(float x) {
 
 // Waits until every thread of the block that still runs is here.
 void __syncthreads();
+// Waits until all 32 lanes of the warp are here.
+void __syncwarp();
 // The 32 bits that the lane `lane` of the calling thread's warp gives; all 32 lanes must call.
 uint32_t host_shuffle(uint32_t mask, uint32_t bits, uint32_t lane);
 uint32_t host_lane();
 
 static inline float __shfl_xor_sync(uint32_t mask, float x, int distance) {
     return __uint_as_float(host_shuffle(mask, __float_as_uint(x), host_lane() ^ (uint32_t)distance));
+}
+
+// As the device's instructions, by their documented layouts (see mma.cuh).
+void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void host_load_matrices(uint32_t (&r)[4], const bf16 *row, bool transposed);
+template <bool TRANSPOSED> static inline void load_matrices(uint32_t (&r)[4], const bf16 *row) {
+    host_load_matrices(r, row, TRANSPOSED);
 }

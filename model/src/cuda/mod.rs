@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::cuda_backend::CudaStorageSlice;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
     PushKernelArg,
@@ -72,6 +73,19 @@ impl Loaded {
             .iter()
             .find_map(|module| module.load_function(kernel).ok());
         let function = found.ok_or_else(|| failed(format!("there is no kernel {kernel}")))?;
+        // More than 48 KiB of shared memory is for those who ask; the limit alone costs nothing.
+        let limit = self
+            .context
+            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+        let own = function.get_attribute(CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES);
+        limit
+            .and_then(|limit| {
+                function.set_attribute(
+                    CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                    limit - own?,
+                )
+            })
+            .map_err(|error| failed(format!("cannot set up the kernel {kernel}: {error}")))?;
         self.functions.push((kernel.into(), function.clone()));
         Ok(function)
     }
@@ -97,8 +111,7 @@ fn function(context: &Arc<CudaContext>, kernel: &str) -> Result<CudaFunction> {
 pub(crate) fn launch(
     device: &CudaDevice,
     kernel: &str,
-    blocks: u32,
-    threads: u32,
+    (blocks, threads, shared): (u32, u32, u32),
     args: &[Arg],
 ) -> Result<()> {
     let stream = device.cuda_stream();
@@ -113,7 +126,7 @@ pub(crate) fn launch(
     let config = LaunchConfig {
         grid_dim: (blocks, 1, 1),
         block_dim: (threads, 1, 1),
-        shared_mem_bytes: 0,
+        shared_mem_bytes: shared,
     };
     // SAFETY: the driver reads as many bytes of each word as the kernel's argument has; addresses among them are those of tensors with
     // the lengths that the other arguments say, freed no earlier on this stream than the kernel has run.

@@ -15,6 +15,7 @@ unsafe extern "C" {
         name: *const c_char,
         grid: *const u32,
         threads: *const u32,
+        shared: u32,
         args: *mut *mut c_void,
         count: usize,
     ) -> i32;
@@ -37,7 +38,11 @@ pub(super) fn active() -> bool {
     ACTIVE.get()
 }
 
-pub(super) fn launch(kernel: &str, blocks: u32, threads: u32, args: &[Arg]) -> Result<()> {
+pub(super) fn launch(
+    kernel: &str,
+    (blocks, threads, shared): (u32, u32, u32),
+    args: &[Arg],
+) -> Result<()> {
     let mut pointers: Vec<*mut c_void> = args
         .iter()
         .map(|arg| match arg {
@@ -54,6 +59,7 @@ pub(super) fn launch(kernel: &str, blocks: u32, threads: u32, args: &[Arg]) -> R
             name.as_ptr(),
             grid.as_ptr(),
             threads.as_ptr(),
+            shared,
             pointers.as_mut_ptr(),
             pointers.len(),
         )

@@ -2,6 +2,7 @@
 //! ([`crate::cuda`]), or in tests the host, where the same kernels run as C++ ([`on_host`]).
 
 mod address;
+pub(crate) mod attention;
 pub(crate) mod gelu;
 #[cfg(feature = "host-kernels")]
 mod host;
@@ -55,6 +56,8 @@ struct Launch {
     kernel: String,
     blocks: usize,
     threads: usize,
+    /// Bytes of memory that a block's threads share, besides what the kernel itself declares.
+    shared: usize,
     args: Vec<Arg>,
 }
 
@@ -80,8 +83,14 @@ impl Launch {
             kernel,
             blocks,
             threads,
+            shared: 0,
             args,
         }
+    }
+
+    fn shared(mut self, bytes: usize) -> Self {
+        self.shared = bytes;
+        self
     }
 
     fn pointer(mut self, pointer: Pointer) -> Self {
@@ -111,14 +120,12 @@ impl Launch {
     }
 
     fn run(self, engine: &Engine) -> Result<()> {
-        let (blocks, threads) = (word(self.blocks)?, word(self.threads)?);
+        let size = (word(self.blocks)?, word(self.threads)?, word(self.shared)?);
         match engine {
             #[cfg(feature = "cuda")]
-            Engine::Cuda(device) => {
-                crate::cuda::launch(device, &self.kernel, blocks, threads, &self.args)
-            }
+            Engine::Cuda(device) => crate::cuda::launch(device, &self.kernel, size, &self.args),
             #[cfg(feature = "host-kernels")]
-            Engine::Host => host::launch(&self.kernel, blocks, threads, &self.args),
+            Engine::Host => host::launch(&self.kernel, size, &self.args),
         }
     }
 }

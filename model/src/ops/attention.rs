@@ -18,6 +18,8 @@ use super::reduce::add_rows;
 use super::scratch;
 use super::small::{Left, padded, product};
 use crate::Result;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
 use crate::profile::span;
 
 /// Queries whose scores are held at a time: a multiple of the products' rows, small enough for the scores and their gradients
@@ -171,6 +173,10 @@ pub fn forward(
     stats: &Tensor,
 ) -> Result<()> {
     let _span = span("attention, forward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(qkv) {
+        return kernels::attention::forward(&engine, qkv, bias, heads, out, stats);
+    }
     let (_, tokens, dim) = out.dims3()?;
     let (qkv, bias) = (read(qkv)?, read(bias)?);
     let (qkv, bias) = (qkv.f32()?, bias.f32()?);
@@ -253,6 +259,20 @@ pub fn backward(
     mode: Accumulate,
 ) -> Result<()> {
     let _span = span("attention, backward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(qkv) {
+        return kernels::attention::backward(
+            &engine,
+            (qkv, bias),
+            heads,
+            (out, stats),
+            dout,
+            dqkv,
+            grads,
+            dbias,
+            mode,
+        );
+    }
     let (batch, tokens, dim) = out.dims3()?;
     let (qkv, bias, out, stats, dout) = (
         read(qkv)?,

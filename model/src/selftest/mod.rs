@@ -2,6 +2,7 @@
 //! sizes that are no multiple of a warp. The command `mae selftest` runs it on a GPU; the tests run it on the host, where the GPU's
 //! kernels are C++.
 
+mod attention;
 mod gelu;
 mod image;
 mod layer_norm;
@@ -50,6 +51,7 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
     gelu::run(&mut session)?;
     tokens::run(&mut session)?;
     image::run(&mut session)?;
+    attention::run(&mut session)?;
     Ok(session.checks)
 }
 
