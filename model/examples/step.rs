@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use candle_core::Device;
-use mae_model::ops::adamw::{AdamWStep, adamw_step};
-use mae_model::{Accumulate, Activations, Mae, MaeConfig, MaeInput};
+use mae_model::ops::adamw::{AdamWStep, Group, Groups, adamw_step};
+use mae_model::{Accumulate, Activations, Mae, MaeConfig, MaeInput, Record};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +27,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut workspace = mae.workspace(batch, keep, Activations::Keep)?;
     let (grads, m) = (mae.params.zeros_like_flat()?, mae.params.zeros_like_flat()?);
     let v = mae.params.zeros_like_flat()?;
+    let all = Group {
+        range: 0..mae.params.flat_len(),
+        weight_decay: 0.05,
+    };
+    let groups = Groups::new(vec![all], mae.params.flat_len());
+    let record = Record::new(&device, None)?;
     println!(
         "{name}: {:.1} M parameters, batch {batch}",
         mae.params.count() as f64 / 1e6
@@ -42,18 +48,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             beta1: 0.9,
             beta2: 0.95,
             eps: 1e-8,
-            weight_decay: 0.05,
-            grad_scale: 1.0,
             step,
         };
-        adamw_step(
-            mae.params.flat(),
-            &grads,
-            &m,
-            &v,
-            0..mae.params.flat_len(),
-            &update,
-        )?;
+        record.settle(&grads)?;
+        let weights = (mae.params.flat(), mae.params.low());
+        adamw_step(weights, &grads, (&m, &v), &groups, &record, &update)?;
         let total = begin.elapsed();
         println!(
             "step {step}: loss {:.4}, forward {:.0} ms, backward {:.0} ms, update {:.0} ms, {:.1} images/s",

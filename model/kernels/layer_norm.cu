@@ -60,7 +60,7 @@ MAE_DEVICE void forward(float *x, const float *residual, const float *added, con
 // `sums` [blocks, 3, D]: of the rows of a block, the gradients of weight and bias, and the column sums of the finished dx.
 // `low`, where not null, gets dx rounded.
 template <typename T>
-MAE_DEVICE void backward(const float *x, const float *stats, const float *weight, const T *dy, float *dx, T *low, float *sums,
+MAE_DEVICE void backward(const float *x, const float *stats, const float *weight, const T *dy, float *dx, bf16 *low, float *sums,
                          uint32_t rows, uint32_t dim) {
     __shared__ float parts[2][64];
     const uint32_t column = 4 * threadIdx.x;
@@ -122,7 +122,7 @@ MAE_DEVICE void backward(const float *x, const float *stats, const float *weight
         layer_norm::forward<true>(x, residual, added, weight, bias, eps, y, stats, rows, dim);                                                 \
     }                                                                                                                              \
     MAE_KERNEL(1024) layer_norm_backward_##SUFFIX(const float *x, const float *stats, const float *weight, const T *dy, float *dx, \
-                                                  T *low, float *sums, uint32_t rows, uint32_t dim) {                              \
+                                                  bf16 *low, float *sums, uint32_t rows, uint32_t dim) {                              \
         layer_norm::backward(x, stats, weight, dy, dx, low, sums, rows, dim);                                                                  \
     }
 

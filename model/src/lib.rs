@@ -36,6 +36,7 @@ pub mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod error;
+pub mod feed;
 pub mod flops;
 mod init;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
@@ -45,7 +46,9 @@ mod names;
 pub mod ops;
 pub mod params;
 pub mod pos_embed;
+mod precision;
 pub mod profile;
+pub mod record;
 #[cfg(feature = "reference")]
 pub mod reference;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
@@ -55,11 +58,14 @@ pub mod vit;
 
 pub use config::{MaeConfig, Pooling, VitConfig};
 pub use error::{Error, Result};
+pub use feed::{Feeder, HostInput};
 pub use flops::Flops;
 pub use mae::{Mae, MaeInput, MaeWorkspace};
 pub use names::{StateDict, StateTensor};
 pub use ops::Accumulate;
 pub use params::{ParamSpec, Params};
+pub use precision::Precision;
+pub use record::{Outcome, Record};
 pub use stage::block::Activations;
 pub use vit::{VitClassifier, VitInput, VitWorkspace};
 
@@ -90,6 +96,11 @@ pub fn threads() -> usize {
 /// Runs `work` on a compute thread, where each parallel operation in it starts without waking one:
 /// a step is some hundreds of short operations.
 pub(crate) fn on_compute_thread<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    // The host's kernels are for the thread that asked for them.
+    #[cfg(feature = "host-kernels")]
+    if kernels::on_this_thread() {
+        return work();
+    }
     match rayon::current_thread_index() {
         Some(_) => work(),
         None => rayon::scope(|_| work()),

@@ -1,17 +1,20 @@
 //! The masked autoencoder: its stages in order, forwards and backwards.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::config::MaeConfig;
+use crate::feed::HostInput;
 use crate::names::{self, StateDict, StateTensor};
 use crate::ops::{Accumulate, reduce};
 use crate::params::{Params, ParamsBuilder, write_range};
 use crate::pos_embed;
+use crate::precision::Precision;
+use crate::record::Record;
 use crate::stage::block::{Activations, BlockDims, RemovedWorkspace, Stack, StackWorkspace};
 use crate::stage::head::{PixelHead, PixelHeadWorkspace};
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
 use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
-use crate::stage::{Grads, Norm, buffer};
+use crate::stage::{Grads, Norm, Planner};
 use crate::{Error, Result, on_compute_thread};
 
 /// A masked autoencoder (paper, section 3).
@@ -51,6 +54,36 @@ impl MaeInput {
         ids_restore: &[u32],
         device: &Device,
     ) -> Result<Self> {
+        let host = HostInput {
+            pixels,
+            ids_keep,
+            ids_restore,
+        };
+        let [pixels_shape, keep_shape, restore_shape] = Self::check(config, host)?;
+        Ok(Self {
+            pixels: Tensor::from_slice(pixels, pixels_shape, device)?,
+            ids_keep: Tensor::from_slice(ids_keep, keep_shape, device)?,
+            ids_restore: Tensor::from_slice(ids_restore, restore_shape, device)?,
+        })
+    }
+
+    /// Pixels, visible patches and `ids_restore` that are on the device and fit.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn from_device([pixels, ids_keep, ids_restore]: [Tensor; 3]) -> Self {
+        Self {
+            pixels,
+            ids_keep,
+            ids_restore,
+        }
+    }
+
+    /// The shapes of pixels, `ids_keep` and `ids_restore`, if they fit the model and each other.
+    pub(crate) fn check(config: &MaeConfig, host: HostInput<'_>) -> Result<[Vec<usize>; 3]> {
+        let HostInput {
+            pixels,
+            ids_keep,
+            ids_restore,
+        } = host;
         let ((height, width), channels) = (config.vit.image_size, config.vit.channels);
         let patches = config.patches();
         let batch = pixels.len() / (height * width * channels);
@@ -92,11 +125,11 @@ impl MaeInput {
                 ));
             }
         }
-        Ok(Self {
-            pixels: Tensor::from_slice(pixels, (batch, height, width, channels), device)?,
-            ids_keep: Tensor::from_slice(ids_keep, (batch, keep), device)?,
-            ids_restore: Tensor::from_slice(ids_restore, (batch, patches), device)?,
-        })
+        Ok([
+            vec![batch, height, width, channels],
+            vec![batch, keep],
+            vec![batch, patches],
+        ])
     }
 
     /// pixels `[B, H, W, C]` with every patch visible and in order: for features.
@@ -157,6 +190,7 @@ pub struct MaeWorkspace {
     decoder: StackWorkspace,
     removed: RemovedWorkspace,
     head: PixelHeadWorkspace,
+    bytes: usize,
 }
 
 impl MaeWorkspace {
@@ -166,6 +200,19 @@ impl MaeWorkspace {
     /// If the device fails.
     pub fn loss(&self) -> Result<f32> {
         Ok(reduce::mean(&self.head.errors)? as f32)
+    }
+
+    /// Takes `share` of the last forward's loss into that of the update, as its first batch or a later one, without reading it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn record_loss(&self, record: &Record, share: f32, mode: Accumulate) -> Result<()> {
+        record.loss(&self.head.errors, share, mode)
+    }
+
+    /// What was planned takes so many bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The last forward's loss of each image, `[B]`.
@@ -229,6 +276,18 @@ impl Mae {
         })
     }
 
+    /// Sets what the model computes with: before its workspace is planned.
+    ///
+    /// # Errors
+    /// If the device has no such numbers.
+    pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
+        self.params.set_precision(precision)
+    }
+
+    fn planner(&self) -> Planner {
+        Planner::new(self.device(), self.params.precision())
+    }
+
     /// The device that holds the parameters.
     pub fn device(&self) -> &Device {
         self.params.flat().device()
@@ -244,7 +303,8 @@ impl Mae {
         keep: usize,
         activations: Activations,
     ) -> Result<MaeWorkspace> {
-        let (config, device) = (&self.config, self.device());
+        let (config, planner) = (&self.config, self.planner());
+        let planner = &planner;
         let patches = config.patches();
         if keep == 0 || keep >= patches {
             return Err(Error::Config(format!(
@@ -259,14 +319,15 @@ impl Mae {
             heads: config.decoder_heads,
             hidden: crate::config::hidden(config.decoder_dim, config.vit.mlp_ratio),
         };
-        let decoder = StackWorkspace::new(dims, config.decoder_depth, activations, device)?;
+        let decoder = StackWorkspace::new(dims, config.decoder_depth, activations, planner)?;
         Ok(MaeWorkspace {
-            encoder: self.plan_encoder(batch, keep, activations)?,
-            dlatent: buffer((batch, 1 + keep, config.vit.dim), device)?,
-            unshuffle: UnshuffleWorkspace::new(batch, 1 + keep, config.decoder_dim, device)?,
-            removed: RemovedWorkspace::new(&decoder, patches - keep)?,
+            encoder: self.plan_encoder(batch, keep, activations, planner)?,
+            dlatent: planner.activations((batch, 1 + keep, config.vit.dim))?,
+            unshuffle: UnshuffleWorkspace::new(batch, 1 + keep, config.decoder_dim, planner)?,
+            removed: RemovedWorkspace::new(&decoder, patches - keep, planner)?,
             decoder,
-            head: PixelHeadWorkspace::new(config, batch, patches - keep, device)?,
+            head: PixelHeadWorkspace::new(config, batch, patches - keep, planner)?,
+            bytes: planner.bytes(),
         })
     }
 
@@ -276,7 +337,7 @@ impl Mae {
     /// If the device has no room.
     pub fn encoder_workspace(&self, batch: usize, keep: usize) -> Result<EncoderWorkspace> {
         // No backward pass follows, so nothing but the blocks' inputs need stay.
-        self.plan_encoder(batch, keep, Activations::Recompute)
+        self.plan_encoder(batch, keep, Activations::Recompute, &self.planner())
     }
 
     fn plan_encoder(
@@ -284,17 +345,18 @@ impl Mae {
         batch: usize,
         keep: usize,
         activations: Activations,
+        planner: &Planner,
     ) -> Result<EncoderWorkspace> {
-        let (vit, device) = (&self.config.vit, self.device());
+        let vit = &self.config.vit;
         if batch == 0 {
             return Err(Error::Config("a batch needs at least one image".into()));
         }
         Ok(EncoderWorkspace {
             batch,
             keep,
-            trunk: TrunkWorkspace::new(vit, batch, keep, activations, device)?,
-            latent: buffer((batch, 1 + keep, vit.dim), device)?,
-            stats: buffer((batch, 1 + keep, 2), device)?,
+            trunk: TrunkWorkspace::new(vit, batch, keep, activations, planner)?,
+            latent: planner.activations((batch, 1 + keep, vit.dim))?,
+            stats: planner.f32((batch, 1 + keep, 2))?,
         })
     }
 
@@ -332,7 +394,8 @@ impl Mae {
                 flat: grads,
                 mode,
             };
-            let (ids_restore, encoder, dx) = (&input.ids_restore, &w.encoder, &w.decoder.gradient);
+            let (ids_restore, encoder, dx) =
+                (&input.ids_restore, &w.encoder, &w.decoder.gradient.full);
             let (removed, dremoved) = (&w.removed.output, &w.removed.gradient);
             self.head.backward(g, removed, &w.head, scale, dremoved)?;
             self.decoder
@@ -341,7 +404,7 @@ impl Mae {
             self.unshuffle
                 .backward(g, saved, &w.unshuffle, dx, &w.dlatent)?;
             let (stream, d) = (encoder.trunk.output(), encoder.trunk.gradient());
-            reduce::fill(d, 0.0)?;
+            reduce::fill(&d.full, 0.0)?;
             self.norm
                 .backward(g, (stream, &encoder.stats), &w.dlatent, d, None)?;
             self.trunk.backward(g, &encoder.trunk)
@@ -359,7 +422,7 @@ impl Mae {
             self.decoder.forward(&self.params, &w.decoder)?;
             self.head.predict_all(&self.params, w.decoder.output())
         })?;
-        Ok(all.flatten_all()?.to_vec1()?)
+        Ok(all.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
     /// The encoder's output after its norm, `[B, 1 + K, D]`, the class token first.

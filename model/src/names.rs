@@ -67,8 +67,5 @@ pub(crate) fn load(
             misshapen,
         });
     }
-    for (index, spec) in params.specs().iter().enumerate() {
-        params.set(index, &state[&spec.name].data)?;
-    }
-    Ok(())
+    params.set(|spec| &state[&spec.name].data)
 }

@@ -10,11 +10,14 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 
 use crate::init::Init;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
 use crate::ops::reduce;
+use crate::precision::Precision;
 use crate::{Error, Result};
 
 /// Numbers between possible beginnings of parameters (256 bytes).
-const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = 64;
 
 /// One parameter's place in the flat tensors.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,29 +78,42 @@ impl ParamsBuilder {
                 .fill(seed, stream as u64, &spec.shape, &mut numbers[spec.range()]);
         }
         let flat = Tensor::from_vec(numbers, self.end, device)?;
-        let views = self
-            .specs
-            .iter()
-            .map(|spec| {
-                let view = flat.narrow(0, spec.offset, spec.len)?;
-                // Products see a convolution's weight [D, C, P, P] as the matrix [D, C·P·P].
-                match spec.shape.len() {
-                    1 => Ok(view),
-                    _ => view.reshape((spec.shape[0], spec.len / spec.shape[0])),
-                }
-            })
-            .collect::<candle_core::Result<Vec<_>>>()?;
         Ok(Params {
+            views: views(&flat, &self.specs)?,
             specs: self.specs,
             flat,
-            views,
+            precision: Precision::F32,
+            low: None,
         })
     }
+}
+
+fn views(flat: &Tensor, specs: &[ParamSpec]) -> Result<Vec<Tensor>> {
+    let view = |spec: &ParamSpec| {
+        let view = flat.narrow(0, spec.offset, spec.len)?;
+        // Products see a convolution's weight [D, C, P, P] as the matrix [D, C·P·P].
+        match spec.shape.len() {
+            1 => Ok(view),
+            _ => view.reshape((spec.shape[0], spec.len / spec.shape[0])),
+        }
+    };
+    Ok(specs
+        .iter()
+        .map(view)
+        .collect::<candle_core::Result<Vec<_>>>()?)
 }
 
 /// See the [module](self).
 pub struct Params {
     specs: Vec<ParamSpec>,
+    flat: Tensor,
+    views: Vec<Tensor>,
+    precision: Precision,
+    low: Option<Low>,
+}
+
+/// A rounded copy of the parameters, for products.
+struct Low {
     flat: Tensor,
     views: Vec<Tensor>,
 }
@@ -128,6 +144,54 @@ impl Params {
         &self.views[id.0]
     }
 
+    /// A parameter as products take it in: as [`Params::view`], rounded if so set.
+    pub(crate) fn operand(&self, id: ParamId) -> &Tensor {
+        let views = self.low.as_ref().map_or(&self.views, |low| &low.views);
+        &views[id.0]
+    }
+
+    /// What the model computes with.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The parameters in bfloat16, `[flat_len]`, where products take them in so.
+    pub fn low(&self) -> Option<&Tensor> {
+        self.low.as_ref().map(|low| &low.flat)
+    }
+
+    /// Sets what the model computes with.
+    ///
+    /// # Errors
+    /// If the device has no such numbers.
+    pub(crate) fn set_precision(&mut self, precision: Precision) -> Result<()> {
+        let device = self.flat.device();
+        if precision != Precision::F32 && !kernels_run_on(device) {
+            return Err(Error::Config(format!(
+                "the CPU computes in f32, not in {precision}"
+            )));
+        }
+        self.precision = precision;
+        self.low = match precision {
+            Precision::F32 | Precision::Tf32 => None,
+            Precision::Bf16 => {
+                let flat = Tensor::zeros(self.flat_len(), DType::BF16, device)?;
+                let views = views(&flat, &self.specs)?;
+                Some(Low { flat, views })
+            }
+        };
+        self.round()
+    }
+
+    /// Makes the rounded copy again after the parameters were written from outside.
+    fn round(&self) -> Result<()> {
+        #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+        if let (Some(low), Some(engine)) = (&self.low, kernels::engine(&self.flat)) {
+            return kernels::elementwise::round(&engine, &self.flat, &low.flat);
+        }
+        Ok(())
+    }
+
     /// A parameter's range of the flat tensors.
     pub fn range(&self, id: ParamId) -> Range<usize> {
         self.specs[id.0].range()
@@ -152,13 +216,25 @@ impl Params {
         Ok(self.flat.to_vec1()?)
     }
 
-    /// Overwrites one parameter.
+    /// Overwrites every parameter, `numbers` giving those of each.
     ///
     /// # Errors
-    /// If the length differs from the parameter's.
-    pub(crate) fn set(&self, index: usize, numbers: &[f32]) -> Result<()> {
-        write_range(&self.flat, self.specs[index].range(), numbers)
+    /// If a length differs from the parameter's.
+    pub(crate) fn set<'n>(&self, numbers: impl Fn(&ParamSpec) -> &'n [f32]) -> Result<()> {
+        for spec in &self.specs {
+            write_range(&self.flat, spec.range(), numbers(spec))?;
+        }
+        self.round()
     }
+}
+
+/// Whether operations on a device's tensors are kernels.
+fn kernels_run_on(device: &Device) -> bool {
+    #[cfg(feature = "host-kernels")]
+    if kernels::on_this_thread() {
+        return true;
+    }
+    device.is_cuda()
 }
 
 /// Overwrites a range of a flat tensor with numbers from the host: parameters, moments.

@@ -8,10 +8,11 @@ use crate::names::{self, StateDict};
 use crate::ops::{Accumulate, reduce, tokens};
 use crate::params::{ParamId, Params, ParamsBuilder, write_range};
 use crate::pos_embed;
-use crate::stage::Grads;
+use crate::precision::Precision;
 use crate::stage::block::Activations;
 use crate::stage::head::{ClassHead, ClassHeadWorkspace};
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
+use crate::stage::{Grads, Planner};
 use crate::{Error, Result, on_compute_thread};
 
 /// A vision transformer that classifies.
@@ -130,11 +131,12 @@ impl VitClassifier {
         if batch == 0 {
             return Err(Error::Config("a batch needs at least one image".into()));
         }
-        let (config, device) = (&self.config, self.params.flat().device());
+        let config = &self.config;
+        let planner = Planner::new(self.params.flat().device(), Precision::F32);
         Ok(VitWorkspace {
             batch,
-            trunk: TrunkWorkspace::new(config, batch, config.patches(), activations, device)?,
-            head: ClassHeadWorkspace::new(config.dim, batch, self.classes, device)?,
+            trunk: TrunkWorkspace::new(config, batch, config.patches(), activations, &planner)?,
+            head: ClassHeadWorkspace::new(config.dim, batch, self.classes, &planner)?,
         })
     }
 
@@ -194,7 +196,7 @@ impl VitClassifier {
                 flat: grads,
                 mode,
             };
-            let d = w.trunk.gradient();
+            let d = &w.trunk.gradient().full;
             self.head.backward(g, &w.head, scale, d)?;
             self.trunk.backward(g, &w.trunk)?;
             tokens::positions_backward(d, grads, self.params.range(self.pos_embed), mode)

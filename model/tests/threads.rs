@@ -1,6 +1,7 @@
 //! Results do not depend on the number of threads, bit for bit.
 
 use candle_core::{Device, Tensor};
+use mae_model::Precision::F32;
 use mae_model::ops::linear;
 use mae_model::{Accumulate, Activations, Mae, MaeConfig, MaeInput};
 
@@ -54,7 +55,7 @@ fn tiles_of_a_product_do_not_show() {
             .build()
             .unwrap();
         let y = Tensor::zeros((m, n), x.dtype(), &Device::Cpu).unwrap();
-        pool.install(|| linear::forward(&x, &w, &y)).unwrap();
+        pool.install(|| linear::forward(&x, &w, &y, F32)).unwrap();
         y.flatten_all().unwrap().to_vec1().unwrap()
     };
     let one = product(1);
@@ -73,8 +74,9 @@ fn tiles_of_a_product_do_not_show() {
             .build()
             .unwrap();
         let grads = Tensor::zeros(n * k, x.dtype(), &Device::Cpu).unwrap();
-        let made = pool
-            .install(|| linear::backward_weight(&x, &dy, &grads, 0..n * k, Accumulate::Replace));
+        let made = pool.install(|| {
+            linear::backward_weight(&x, &dy, &grads, 0..n * k, Accumulate::Replace, F32)
+        });
         made.unwrap();
         grads.to_vec1().unwrap()
     };

@@ -90,9 +90,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         let input = MaeInput::from_host(&config, pixels, &kept, restore, &Device::Cpu)?;
-        losses.push(stepper.forward(&input)?);
+        stepper.forward(&input, 1.0)?;
         stepper.backward(&input, 1.0)?;
         stepper.apply(case.lr, step as u64 + 1)?;
+        losses.extend(stepper.outcome(true)?.map(|outcome| outcome.loss));
     }
     println!("{}", serde_json::to_string(&losses)?);
     Ok(())

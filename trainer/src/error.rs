@@ -165,7 +165,7 @@ pub enum Error {
     /// The loss is not a number any more.
     #[error(
         "the loss at step {step} is {loss}; training stopped before it could spoil the weights. The last checkpoint \
-         is good. A lower learning rate or --clip-grad 1 usually helps. Samples of that batch: {}",
+         is good. A lower learning rate or --clip-grad 1 usually helps. Samples of that update: {}",
         names(samples)
     )]
     NonFiniteLoss {
@@ -173,13 +173,13 @@ pub enum Error {
         step: u64,
         /// The loss.
         loss: f32,
-        /// The batch's samples, as `shard: key`.
+        /// The update's samples, as `shard: key`.
         samples: Vec<String>,
     },
     /// The gradient is not a number any more.
     #[error(
         "the gradient's norm at step {step} is {norm} though the loss is finite; training stopped before it could \
-         spoil the weights. The last checkpoint is good; try a lower learning rate. Samples of that batch: {}",
+         spoil the weights. The last checkpoint is good; try a lower learning rate. Samples of that update: {}",
         names(samples)
     )]
     NonFiniteGradient {
@@ -187,7 +187,7 @@ pub enum Error {
         step: u64,
         /// The norm.
         norm: f64,
-        /// The batch's samples, as `shard: key`.
+        /// The update's samples, as `shard: key`.
         samples: Vec<String>,
     },
     /// The weights are not numbers any more, so they were not saved.

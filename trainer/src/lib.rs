@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod config;
 mod data;
+pub mod device;
 pub mod error;
 pub mod eval;
 pub mod metrics;

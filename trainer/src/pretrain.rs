@@ -2,18 +2,19 @@
 //!
 //! The arithmetic of an update is `step`'s, what the output folder may hold [`crate::output`]'s.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use candle_core::Device;
-use mae_loader::{Batches, Cursor, HostBatch};
-use mae_model::Mae;
+use mae_loader::{Batches, Cursor, HostBatch, SampleId};
+use mae_model::{Feeder, Mae};
 
 use crate::checkpoint::retention::Retention;
 use crate::checkpoint::{self, Checkpoint, RunState, VERSION};
-use crate::config::{DeviceKind, PretrainConfig};
+use crate::config::PretrainConfig;
 use crate::data::Data;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::metrics::log::{DataCount, EpochLine, Log, LogLine, StepLine};
 use crate::metrics::throughput::Throughput;
@@ -21,7 +22,7 @@ use crate::observer::{Observer, Outcome, Start, StepReport, Summary};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
-use crate::step::{Stepper, device_input};
+use crate::step::{Stepper, host_input};
 use crate::validate;
 
 /// Trains as `config` says, from the start or from where an earlier run stopped.
@@ -73,7 +74,22 @@ pub fn pretrain(
     run.go(&mut log, stop, observer)
 }
 
-/// Where a run stands between two updates.
+/// Updates whose outcome may be unknown before the host waits for the first: enough for a GPU never to run dry.
+const UNDERWAY: usize = 3;
+
+/// An update that is queued.
+struct Underway {
+    step: u64,
+    epoch: u64,
+    lr: f64,
+    images: u64,
+    samples: Vec<SampleId>,
+    begun: Instant,
+    /// How long it waited for data.
+    waited: Duration,
+}
+
+/// Where a run stands between two updates, the queued ones done.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     /// Updates done.
@@ -90,7 +106,10 @@ struct Run<'a> {
     config: &'a PretrainConfig,
     data: &'a Data,
     stepper: Stepper,
+    feeder: Feeder<HostBatch>,
     progress: Progress,
+    /// Updates that are queued, the first first, and what they came to is not known yet. None, where the host computes.
+    underway: VecDeque<Underway>,
     /// Samples of each data set in the epoch's updates so far.
     data_samples: Vec<u64>,
     total_steps: u64,
@@ -102,6 +121,8 @@ struct Run<'a> {
     /// The step at which the last picture was drawn.
     drawn: Option<u64>,
     last_epoch: Option<EpochLine>,
+    /// When an update was last known to be done.
+    last_done: Instant,
 }
 
 impl<'a> Run<'a> {
@@ -110,10 +131,9 @@ impl<'a> Run<'a> {
         data: &'a Data,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Self> {
-        let device = match config.device {
-            DeviceKind::Cpu => Device::Cpu,
-        };
-        let mae = Mae::new(config.mae(), &device, config.seed)?;
+        let device = device::open(config.device)?;
+        let mut mae = Mae::new(config.mae(), &device, config.seed)?;
+        mae.set_precision(config.precision)?;
         let settings = AdamWSettings {
             beta1: config.beta1,
             beta2: config.beta2,
@@ -149,7 +169,9 @@ impl<'a> Run<'a> {
                 config.activations(),
                 config.clip_grad,
             )?,
+            feeder: Feeder::new(&device, host_input)?,
             progress,
+            underway: VecDeque::new(),
             data_samples,
             total_steps: config.max_steps.map_or(whole, |most| most.min(whole)),
             seconds_before: checkpoint.map_or(0.0, |checkpoint| checkpoint.info.state.seconds),
@@ -159,6 +181,7 @@ impl<'a> Run<'a> {
                 .map(|checkpoint| (checkpoint.info.state.step, checkpoint.info.path.clone())),
             drawn: None,
             last_epoch: None,
+            last_done: Instant::now(),
         })
     }
 
@@ -181,6 +204,9 @@ impl<'a> Run<'a> {
         let mut throughput = Throughput::new(Instant::now());
         loop {
             let at_epoch_end = self.epoch_is_open();
+            if at_epoch_end {
+                self.conclude(0, &mut throughput, log, observer)?;
+            }
             if at_epoch_end && self.end_epoch(log, stop, observer)? {
                 // Validation takes its own time, which is not the training's speed.
                 throughput = Throughput::new(Instant::now());
@@ -191,6 +217,9 @@ impl<'a> Run<'a> {
             };
             let stopping = stop.load(Ordering::Relaxed);
             let finished = self.progress.step >= self.total_steps && !self.epoch_is_open();
+            if due || stopping || finished {
+                self.conclude(0, &mut throughput, log, observer)?;
+            }
             if finished {
                 self.draw(&format!("step-{:08}", self.progress.step), observer)?;
             }
@@ -208,7 +237,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// One update and what it reports.
+    /// Queues an update, and reports those that are done.
     fn update(
         &mut self,
         batches: &mut Batches,
@@ -231,8 +260,8 @@ impl<'a> Run<'a> {
             .schedule()
             .at(epoch as f64 + (within * accum) as f64 / batches_per_epoch as f64);
 
-        let mut sum = 0.0;
-        let mut last = None;
+        let share = 1.0 / accum as f32;
+        let mut samples = vec![];
         for part in 0..accum {
             let batch = self.next_batch(
                 batches,
@@ -241,65 +270,92 @@ impl<'a> Run<'a> {
                     step: within * accum + part,
                 },
             )?;
-            let input = device_input(&self.stepper.mae, &batch)?;
-            let loss = self.stepper.forward(&input)?;
-            if !loss.is_finite() {
-                return Err(Error::NonFiniteLoss {
-                    step: number,
-                    loss,
-                    samples: self.names(&batch),
+            samples.extend_from_slice(batch.samples());
+            let input = self.feeder.feed(&self.stepper.mae.config, batch)?;
+            self.stepper.forward(&input, share)?;
+            self.stepper.backward(&input, share)?;
+            self.feeder.done()?;
+        }
+        self.stepper.apply(lr, number)?;
+        self.progress.step = number;
+        self.progress.within = within + 1;
+        self.underway.push_back(Underway {
+            step: number,
+            epoch,
+            lr,
+            images: config.batch_size as u64 * accum,
+            samples,
+            begun,
+            waited: batches.waited().saturating_sub(waited_before),
+        });
+        self.conclude(UNDERWAY, throughput, log, observer)
+    }
+
+    /// Reports the updates that are done, waiting while more than `most` are not.
+    fn conclude(
+        &mut self,
+        most: usize,
+        throughput: &mut Throughput,
+        log: &mut Log,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        while let Some(outcome) = self.stepper.outcome(self.underway.len() > most)? {
+            let Some(update) = self.underway.pop_front() else {
+                return Ok(());
+            };
+            let (step, grad_norm) = (update.step, outcome.grad_norm.map(f64::from));
+            if outcome.halted {
+                let samples = update
+                    .samples
+                    .iter()
+                    .map(|id| self.data.train.describe(*id));
+                let samples = samples.collect();
+                return Err(match grad_norm {
+                    Some(norm) if outcome.loss.is_finite() => Error::NonFiniteGradient {
+                        step,
+                        norm,
+                        samples,
+                    },
+                    _ => Error::NonFiniteLoss {
+                        step,
+                        loss: outcome.loss,
+                        samples,
+                    },
                 });
             }
-            self.stepper.backward(&input, 1.0 / accum as f32)?;
-            sum += f64::from(loss);
-            let counts = data.train.count(batch.samples());
+            let loss = f64::from(outcome.loss);
+            self.progress.epoch_loss += loss;
+            let counts = self.data.train.count(&update.samples);
             for (sum, count) in self.data_samples.iter_mut().zip(counts) {
                 *sum += count;
             }
-            last = Some(batch);
-        }
-        let grad_norm = self.stepper.apply(lr, number)?;
-        if let (Some(norm), Some(batch)) = (grad_norm.filter(|norm| !norm.is_finite()), &last) {
-            return Err(Error::NonFiniteGradient {
-                step: number,
-                norm,
-                samples: self.names(batch),
-            });
-        }
-        let loss = sum / accum as f64;
-        self.progress = Progress {
-            step: number,
-            epoch,
-            within: within + 1,
-            epoch_loss: self.progress.epoch_loss + loss,
-        };
-
-        let waited = batches.waited().saturating_sub(waited_before);
-        let images = config.batch_size as u64 * accum;
-        throughput.add(images, waited);
-        observer.step(&StepReport {
-            step: number,
-            epoch,
-            loss,
-            lr,
-            images,
-            took: begun.elapsed(),
-            waited,
-        });
-        if number.is_multiple_of(config.log_every) || number == self.total_steps {
-            let rate = throughput.report(Instant::now());
-            let line = StepLine {
-                step: number,
-                epoch: number as f64 / data.steps_per_epoch as f64,
+            throughput.add(update.images, update.waited);
+            observer.step(&StepReport {
+                step,
+                epoch: update.epoch,
                 loss,
-                lr,
-                images_per_second: rate.images_per_second,
-                data_wait: rate.data_wait,
-                grad_norm,
-                data: self.data_counts(),
-            };
-            log.write(&LogLine::Step(line.clone()))?;
-            observer.logged(&line);
+                lr: update.lr,
+                images: update.images,
+                took: self.last_done.max(update.begun).elapsed(),
+                waited: update.waited,
+            });
+            self.last_done = Instant::now();
+            if step.is_multiple_of(self.config.log_every) || step == self.total_steps {
+                let rate = throughput.report(Instant::now());
+                let line = StepLine {
+                    step,
+                    epoch: step as f64 / self.data.steps_per_epoch as f64,
+                    loss,
+                    lr: update.lr,
+                    images_per_second: rate.images_per_second,
+                    data_wait: rate.data_wait,
+                    // Where it is not clipped, no one asked for it.
+                    grad_norm: grad_norm.filter(|_| self.config.clip_grad.is_some()),
+                    data: self.data_counts(),
+                };
+                log.write(&LogLine::Step(line.clone()))?;
+                observer.logged(&line);
+            }
         }
         Ok(())
     }
@@ -316,14 +372,6 @@ impl<'a> Run<'a> {
                 return Ok(batch);
             }
         }
-    }
-
-    fn names(&self, batch: &HostBatch) -> Vec<String> {
-        batch
-            .samples()
-            .iter()
-            .map(|id| self.data.train.describe(*id))
-            .collect()
     }
 
     /// Validates, draws and logs at the end of an epoch. False if `stop` came first: then the end is still to come.

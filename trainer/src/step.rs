@@ -1,9 +1,9 @@
 //! One update of the weights: gradients accumulated over batches, clipped, applied.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use mae_loader::HostBatch;
 use mae_model::ops::reduce;
-use mae_model::{Accumulate, Activations, Mae, MaeInput, MaeWorkspace};
+use mae_model::{Accumulate, Activations, HostInput, Mae, MaeInput, MaeWorkspace, Outcome, Record};
 
 use crate::error::{Error, Result};
 use crate::optim::AdamW;
@@ -14,9 +14,9 @@ pub struct Stepper {
     pub(crate) adamw: AdamW,
     pub(crate) workspace: MaeWorkspace,
     grads: Tensor,
+    record: Record,
     /// Whether the gradients are still those of the last update.
     spent: bool,
-    clip: Option<f64>,
 }
 
 impl Stepper {
@@ -34,20 +34,21 @@ impl Stepper {
         Ok(Stepper {
             workspace: mae.workspace(batch, keep, activations)?,
             grads: mae.params.zeros_like_flat()?,
+            record: Record::new(mae.device(), clip)?,
             spent: true,
             mae,
             adamw,
-            clip,
         })
     }
 
-    /// The loss of a batch.
+    /// Goes forward through a batch, whose loss has so much of a share in that of the update.
     ///
     /// # Errors
     /// If the batch does not fit.
-    pub fn forward(&mut self, input: &MaeInput) -> Result<f32> {
+    pub fn forward(&mut self, input: &MaeInput, share: f32) -> Result<()> {
         self.mae.forward(input, &mut self.workspace)?;
-        Ok(self.workspace.loss()?)
+        let mode = self.mode();
+        Ok(self.workspace.record_loss(&self.record, share, mode)?)
     }
 
     /// Adds `share` of the gradient of the batch that [`Stepper::forward`] had last.
@@ -55,37 +56,42 @@ impl Stepper {
     /// # Errors
     /// If the device fails.
     pub fn backward(&mut self, input: &MaeInput, share: f32) -> Result<()> {
-        let mode = if self.spent {
-            Accumulate::Replace
-        } else {
-            Accumulate::Add
-        };
+        let (mode, grads) = (self.mode(), &self.grads);
         self.mae
-            .backward(input, &mut self.workspace, &self.grads, share, mode)?;
+            .backward(input, &mut self.workspace, grads, share, mode)?;
         self.spent = false;
         Ok(())
     }
 
-    /// Clips the gradient and applies it as update number `step`, counted from 1. Returns the norm before clipping,
-    /// where clipping is on; where it is not finite, the weights are left alone.
+    fn mode(&self) -> Accumulate {
+        if self.spent {
+            Accumulate::Replace
+        } else {
+            Accumulate::Add
+        }
+    }
+
+    /// Clips the gradient and applies it as update number `step`, counted from 1; where the loss or the gradient's norm is not finite,
+    /// the weights are left alone, now and later. A GPU may still be at it afterwards: see [`Stepper::outcome`].
     ///
     /// # Errors
     /// If the device fails.
-    pub fn apply(&mut self, lr: f64, step: u64) -> Result<Option<f64>> {
+    pub fn apply(&mut self, lr: f64, step: u64) -> Result<()> {
         self.spent = true;
-        let (mut norm, mut factor) = (None, 1.0);
-        if let Some(limit) = self.clip {
-            let found = reduce::global_norm(&self.grads)?;
-            norm = Some(found);
-            if !found.is_finite() {
-                return Ok(norm);
-            }
-            // As torch.nn.utils.clip_grad_norm_.
-            factor = (limit / (found + 1e-6)).min(1.0);
-        }
+        self.record.settle(&self.grads)?;
+        let params = &self.mae.params;
         self.adamw
-            .step(&self.mae.params, &self.grads, factor as f32, lr, step)?;
-        Ok(norm)
+            .step(params, &self.grads, &self.record, lr, step)?;
+        Ok(self.record.ask()?)
+    }
+
+    /// What the first applied update, of those not asked about yet, came to, if it is done; with `wait`, once it is. Nothing if there is
+    /// none.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn outcome(&mut self, wait: bool) -> Result<Option<Outcome>> {
+        Ok(self.record.take(wait)?)
     }
 
     /// Refuses weights that a checkpoint must not hold.
@@ -98,14 +104,27 @@ impl Stepper {
     }
 }
 
-/// A batch where the model is.
+/// A batch of the loader, for [`mae_model::Feeder`].
+pub(crate) fn host_input(batch: &HostBatch) -> HostInput<'_> {
+    HostInput {
+        pixels: batch.pixels(),
+        ids_keep: batch.ids_keep(),
+        ids_restore: batch.ids_restore(),
+    }
+}
+
+/// A batch where the model is, copied at once.
 pub(crate) fn device_input(mae: &Mae, batch: &HostBatch) -> Result<MaeInput> {
-    let ids = (batch.ids_keep(), batch.ids_restore());
+    let HostInput {
+        pixels,
+        ids_keep,
+        ids_restore,
+    } = host_input(batch);
     Ok(MaeInput::from_host(
         &mae.config,
-        batch.pixels(),
-        ids.0,
-        ids.1,
-        &Device::Cpu,
+        pixels,
+        ids_keep,
+        ids_restore,
+        mae.device(),
     )?)
 }

@@ -194,11 +194,13 @@ void host_load_matrices(uint32_t (&r)[4], const bf16 *row, bool transposed) {
 }
 
 #include "../attention.cu"
+#include "../elementwise.cu"
 #include "../gelu.cu"
 #include "../image.cu"
 #include "../layer_norm.cu"
 #include "../reduce.cu"
 #include "../tokens.cu"
+#include "../update.cu"
 
 namespace {
 
@@ -226,7 +228,9 @@ const Entry ENTRIES[] = {
     HEADS(32), HEADS(64), HEADS(80),
     BOTH(embed_backward),      BOTH(embed_forward),      BOTH(gelu_backward),    BOTH(gelu_forward),
     BOTH(layer_norm_backward), BOTH(layer_norm_forward), BOTH(layer_norm_residual), BOTH(removed_backward),
-    BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), BOTH(masked_loss), BOTH(patchify), ENTRY(column_sums),
+    BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), BOTH(masked_loss), BOTH(patchify), ENTRY(column_sums), BOTH(column_parts),
+    BOTH(scale), BOTH(add_bias), ENTRY(fill), ENTRY(round_to_bf16), ENTRY(add_residual),
+    ENTRY(record_loss), ENTRY(sum_squares), ENTRY(settle), ENTRY(adamw),
 };
 
 } // namespace

@@ -1,4 +1,8 @@
-//! NVIDIA GPUs: loading the kernels, launching them, addresses.
+//! NVIDIA GPUs: loading the kernels, launching them, addresses; products; what comes back.
+
+mod feeder;
+mod product;
+mod readback;
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -11,8 +15,13 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{CudaDevice, CudaStorage, Device};
 
+use crate::kernels::update::AdamW;
 use crate::kernels::{Arg, Channels};
 use crate::{Error, Result};
+
+pub(crate) use feeder::Lanes;
+pub(crate) use product::product;
+pub(crate) use readback::{Readback, Reading};
 
 /// Name and code, for each architecture and as PTX, of each file of kernels.
 const MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
@@ -34,6 +43,8 @@ pub fn device(ordinal: usize) -> Result<Device> {
 
 // SAFETY: plain numbers in C's layout, as the kernels declare it.
 unsafe impl DeviceRepr for Channels {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for AdamW {}
 
 /// What one GPU has loaded.
 struct Loaded {
@@ -121,6 +132,7 @@ pub(crate) fn launch(
         match arg {
             Arg::Word(word) => builder.arg(word),
             Arg::Channels(channels) => builder.arg(channels),
+            Arg::AdamW(adamw) => builder.arg(&**adamw),
         };
     }
     let config = LaunchConfig {

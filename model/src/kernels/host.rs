@@ -3,6 +3,10 @@
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_void};
 
+use candle_core::DType;
+use half::bf16;
+
+use super::product::{Matrices, Product};
 use super::{Arg, message};
 use crate::Result;
 
@@ -34,7 +38,7 @@ pub fn on_host<T>(body: impl FnOnce() -> T) -> T {
     body()
 }
 
-pub(super) fn active() -> bool {
+pub(crate) fn active() -> bool {
     ACTIVE.get()
 }
 
@@ -48,6 +52,7 @@ pub(super) fn launch(
         .map(|arg| match arg {
             Arg::Word(word) => std::ptr::from_ref(word).cast_mut().cast(),
             Arg::Channels(channels) => std::ptr::from_ref(channels).cast_mut().cast(),
+            Arg::AdamW(adamw) => std::ptr::from_ref(&**adamw).cast_mut().cast(),
         })
         .collect();
     let name = CString::new(kernel).map_err(|_| message("a kernel's name has a zero".into()))?;
@@ -71,5 +76,65 @@ pub(super) fn launch(
             "the kernel {kernel} does not take {} arguments",
             args.len()
         ))),
+    }
+}
+
+/// The product in place of cuBLASLt's: sums in f32, rounded once at the end.
+pub(super) fn product(p: Product, at: Matrices) -> Result<()> {
+    // SAFETY: the addresses are those of tensors of these types and lengths that the caller holds, and out is no operand.
+    let (a, b) = unsafe {
+        (
+            numbers(at.a, p.m * p.k, p.operands),
+            numbers(at.b, p.n * p.k, p.operands),
+        )
+    };
+    let mut out = vec![0f32; p.m * p.n];
+    for (i, row) in out.chunks_exact_mut(p.n).enumerate() {
+        for k in 0..p.k {
+            let x = a[if p.transpose_a {
+                k * p.m + i
+            } else {
+                i * p.k + k
+            }];
+            for (j, out) in row.iter_mut().enumerate() {
+                *out += x * b[if p.transpose_b {
+                    j * p.k + k
+                } else {
+                    k * p.n + j
+                }];
+            }
+        }
+    }
+    match p.out {
+        DType::BF16 => {
+            // SAFETY: as above.
+            let to = unsafe { std::slice::from_raw_parts_mut(at.out as *mut bf16, p.m * p.n) };
+            for (to, x) in to.iter_mut().zip(out) {
+                *to = bf16::from_f32(x);
+            }
+        }
+        _ => {
+            // SAFETY: as above.
+            let to = unsafe { std::slice::from_raw_parts_mut(at.out as *mut f32, p.m * p.n) };
+            for (to, x) in to.iter_mut().zip(out) {
+                *to = if p.add { *to + x } else { x };
+            }
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// The address is that of so many numbers of this type, f32 or bf16.
+unsafe fn numbers(at: u64, len: usize, dtype: DType) -> Vec<f32> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match dtype {
+            DType::BF16 => std::slice::from_raw_parts(at as *const bf16, len)
+                .iter()
+                .map(|x| x.to_f32())
+                .collect(),
+            _ => std::slice::from_raw_parts(at as *const f32, len).to_vec(),
+        }
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn backward(
     (x, stats): (&Tensor, &Tensor),
     weight: &Tensor,
     dy: &Tensor,
-    dx: &Tensor,
+    (dx, low): (&Tensor, Option<&Tensor>),
     grads: &Tensor,
     ranges: NormGrads,
     mode: Accumulate,
@@ -77,17 +77,17 @@ pub(crate) fn backward(
     let sums = scratch::take(x.device(), blocks * 3 * dim)?;
     let sums = output(&sums, DType::F32, sums.elem_count())?;
     let kernel = format!("layer_norm_backward_{}", suffix(dy)?);
-    Launch::new(kernel, blocks, row_threads(dim)?)
+    let launch = Launch::new(kernel, blocks, row_threads(dim)?)
         .pointer(input(x, DType::F32, rows * dim)?)
         .pointer(input(stats, DType::F32, rows * 2)?)
         .pointer(input(weight, DType::F32, dim)?)
         .pointer(input(dy, dy.dtype(), len)?)
-        .pointer(output(dx, DType::F32, len)?)
-        .null()
-        .pointer(sums)
-        .count(rows)?
-        .count(dim)?
-        .run(engine)?;
+        .pointer(output(dx, DType::F32, len)?);
+    let launch = match low {
+        Some(low) => launch.pointer(output(low, DType::BF16, len)?),
+        None => launch.null(),
+    };
+    launch.pointer(sums).count(rows)?.count(dim)?.run(engine)?;
     let grads = output(grads, DType::F32, grads.elem_count())?;
     let parts = [Some(ranges.weight), Some(ranges.bias), ranges.added];
     for (i, range) in parts.into_iter().enumerate() {

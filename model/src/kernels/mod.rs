@@ -3,19 +3,24 @@
 
 mod address;
 pub(crate) mod attention;
+pub(crate) mod elementwise;
 pub(crate) mod gelu;
 #[cfg(feature = "host-kernels")]
 mod host;
 pub(crate) mod image;
 pub(crate) mod layer_norm;
-mod reduce;
+pub(crate) mod product;
+pub(crate) mod reduce;
 mod scratch;
 pub(crate) mod tokens;
+pub(crate) mod update;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
 use address::Pointer;
+#[cfg(feature = "host-kernels")]
+pub(crate) use host::active as on_this_thread;
 #[cfg(feature = "host-kernels")]
 pub use host::on_host;
 
@@ -67,6 +72,8 @@ pub(crate) enum Arg {
     Word(u64),
     /// What images are normalised with.
     Channels(Channels),
+    /// What AdamW takes in.
+    AdamW(Box<update::AdamW>),
 }
 
 /// As in `kernels/image.cu`.
@@ -112,6 +119,12 @@ impl Launch {
     fn count(mut self, count: usize) -> Result<Self> {
         self.args.push(Arg::Word(u64::from(word(count)?)));
         Ok(self)
+    }
+
+    /// An unsigned number of 64 bits.
+    fn long(mut self, count: usize) -> Self {
+        self.args.push(Arg::Word(count as u64));
+        self
     }
 
     fn channels(mut self, channels: Channels) -> Self {

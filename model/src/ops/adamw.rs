@@ -1,14 +1,19 @@
-//! AdamW (Loshchilov and Hutter 2019) as PyTorch computes it, over a range of flat tensors.
+//! AdamW (Loshchilov and Hutter 2019) as PyTorch computes it, over flat tensors.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::access::{read, write, write_parts};
 use crate::Result;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
+use crate::params::ALIGN;
 use crate::profile::span;
+use crate::record::Record;
 
 const CHUNK: usize = 1 << 14;
 
@@ -23,73 +28,176 @@ pub struct AdamWStep {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// What every gradient is multiplied with first: the factor that clips their norm, or 1.
-    pub grad_scale: f32,
     /// Number of this update, from 1, for the bias corrections.
     pub step: u64,
 }
 
-#[derive(Clone, Copy)]
-struct Factors {
-    decay: f32,
-    beta1: f32,
-    beta2: f32,
-    rest1: f32,
-    rest2: f32,
-    step_size: f32,
-    root_correction: f32,
-    eps: f32,
-    grad_scale: f32,
+/// Parameters that are treated alike.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Where they stand in the flat tensors; begins and ends where a parameter or a gap does.
+    pub range: Range<usize>,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
 }
 
-/// Updates `range` of the flat parameters and of both moments from the flat gradients.
+/// How each parameter is treated.
+#[derive(Debug)]
+pub struct Groups {
+    groups: Vec<Group>,
+    /// Which of [`Groups::kinds`] holds for each [`ALIGN`] numbers, on the device.
+    table: OnceLock<Tensor>,
+    flat_len: usize,
+}
+
+impl Groups {
+    /// Of a model with `flat_len` numbers, gaps included.
+    pub fn new(groups: Vec<Group>, flat_len: usize) -> Self {
+        Self {
+            groups,
+            table: OnceLock::new(),
+            flat_len,
+        }
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Every weight decay there is.
+    pub(crate) fn kinds(&self) -> Vec<f64> {
+        let mut kinds: Vec<f64> = vec![];
+        for group in &self.groups {
+            if !kinds.contains(&group.weight_decay) {
+                kinds.push(group.weight_decay);
+            }
+        }
+        kinds
+    }
+
+    /// The kind of each [`ALIGN`] numbers.
+    #[cfg_attr(
+        not(any(feature = "cuda", feature = "host-kernels")),
+        expect(dead_code, reason = "for the kernel")
+    )]
+    pub(crate) fn table(&self, device: &Device) -> Result<Tensor> {
+        if let Some(table) = self.table.get() {
+            return Ok(table.clone());
+        }
+        let kinds = self.kinds();
+        let mut table = vec![0u32; self.flat_len / ALIGN];
+        for group in &self.groups {
+            let kind = kinds.iter().position(|&kind| kind == group.weight_decay);
+            let blocks = group.range.start / ALIGN..group.range.end.div_ceil(ALIGN);
+            table[blocks].fill(kind.unwrap_or(0) as u32);
+        }
+        let table = Tensor::new(table, device)?;
+        Ok(self.table.get_or_init(|| table).clone())
+    }
+}
+
+/// What the update of a number takes in.
+#[derive(Clone, Copy)]
+pub(crate) struct Factors {
+    pub(crate) decay: f32,
+    pub(crate) beta1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) rest1: f32,
+    pub(crate) rest2: f32,
+    pub(crate) step_size: f32,
+    pub(crate) root_correction: f32,
+    pub(crate) eps: f32,
+}
+
+impl AdamWStep {
+    pub(crate) fn factors(&self, weight_decay: f64) -> Factors {
+        let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
+        Factors {
+            decay: (1.0 - self.lr * weight_decay) as f32,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            rest2: (1.0 - self.beta2) as f32,
+            step_size: (self.lr / correction(self.beta1)) as f32,
+            root_correction: (1.0 / correction(self.beta2).sqrt()) as f32,
+            eps: self.eps as f32,
+        }
+    }
+}
+
+/// Updates the flat parameters of every group and both moments from the flat gradients times the record's factor; nothing, once the
+/// record has halted. `low`, bfloat16, on a GPU only, gets the parameters rounded.
 ///
 /// # Errors
-/// If a tensor is not a contiguous f32 tensor on the CPU.
+/// If a tensor is not a contiguous f32 tensor of the parameters' size.
 pub fn adamw_step(
-    params: &Tensor,
+    (params, low): (&Tensor, Option<&Tensor>),
     grads: &Tensor,
-    exp_avg: &Tensor,
-    exp_avg_sq: &Tensor,
-    range: Range<usize>,
+    (exp_avg, exp_avg_sq): (&Tensor, &Tensor),
+    groups: &Groups,
+    record: &Record,
     step: &AdamWStep,
 ) -> Result<()> {
     let _span = span("AdamW");
-    let correction = |beta: f64| 1.0 - beta.powf(step.step as f64);
-    let factors = Factors {
-        decay: (1.0 - step.lr * step.weight_decay) as f32,
-        beta1: step.beta1 as f32,
-        beta2: step.beta2 as f32,
-        rest1: (1.0 - step.beta1) as f32,
-        rest2: (1.0 - step.beta2) as f32,
-        step_size: (step.lr / correction(step.beta1)) as f32,
-        root_correction: (1.0 / correction(step.beta2).sqrt()) as f32,
-        eps: step.eps as f32,
-        grad_scale: step.grad_scale,
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(grads) {
+        let moments = (exp_avg, exp_avg_sq);
+        return kernels::update::adamw(
+            &engine,
+            (params, low),
+            grads,
+            moments,
+            groups,
+            record.numbers(),
+            step,
+        );
+    }
+    debug_assert!(low.is_none(), "the CPU has no bfloat16");
+    let (factor, halted) = {
+        let record = read(record.numbers())?;
+        let record = record.f32()?;
+        (record[2], record[3] != 0.0)
     };
+    if halted {
+        return Ok(());
+    }
     let grads = read(grads)?;
-    let grads = &grads.f32()?[range.clone()];
-    write_parts(params, [range.clone()], |[params]| {
-        write_parts(exp_avg, [range.clone()], |[m]| {
-            write(exp_avg_sq, |v| {
-                params
-                    .par_chunks_mut(CHUNK)
-                    .zip(grads.par_chunks(CHUNK))
-                    .zip(m.par_chunks_mut(CHUNK))
-                    .zip(v[range].par_chunks_mut(CHUNK))
-                    .for_each(|(((p, g), m), v)| update(p, g, m, v, factors));
-                Ok(())
+    let grads = grads.f32()?;
+    for Group {
+        range,
+        weight_decay,
+    } in groups.groups()
+    {
+        let (grads, factors) = (&grads[range.clone()], step.factors(*weight_decay));
+        write_parts(params, [range.clone()], |[params]| {
+            write_parts(exp_avg, [range.clone()], |[m]| {
+                write(exp_avg_sq, |v| {
+                    params
+                        .par_chunks_mut(CHUNK)
+                        .zip(grads.par_chunks(CHUNK))
+                        .zip(m.par_chunks_mut(CHUNK))
+                        .zip(v[range.clone()].par_chunks_mut(CHUNK))
+                        .for_each(|(((p, g), m), v)| update(p, g, m, v, factors, factor));
+                    Ok(())
+                })
             })
-        })
-    })
+        })?;
+    }
+    Ok(())
 }
 
 #[multiversion(targets = "simd")]
-fn update(params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32], f: Factors) {
+fn update(
+    params: &mut [f32],
+    grads: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    f: Factors,
+    factor: f32,
+) {
     for (((p, g), m), v) in params.iter_mut().zip(grads).zip(m).zip(v) {
-        let g = g * f.grad_scale;
+        let g = g * factor;
         *m = f.beta1 * *m + f.rest1 * g;
         *v = f.beta2 * *v + f.rest2 * (g * g);
         let denominator = v.sqrt() * f.root_correction + f.eps;
@@ -107,24 +215,60 @@ mod tests {
         let make = |x: [f32; 3]| Tensor::new(&x, &Device::Cpu).unwrap();
         let (p, g) = (make([1.0, 2.0, 3.0]), make([0.5, -1.0, 0.0]));
         let (m, v) = (make([0.0; 3]), make([0.0; 3]));
+        let group = Group {
+            range: 0..2,
+            weight_decay: 0.5,
+        };
+        let groups = Groups::new(vec![group], 3);
+        let record = Record::new(&Device::Cpu, None).unwrap();
+        record.settle(&g).unwrap();
         let mut step = AdamWStep {
             lr: 0.1,
             beta1: 0.9,
             beta2: 0.95,
             eps: 1e-8,
-            weight_decay: 0.5,
-            grad_scale: 1.0,
             step: 1,
         };
-        adamw_step(&p, &g, &m, &v, 0..2, &step).unwrap();
+        let update = |step: &AdamWStep| {
+            adamw_step((&p, None), &g, (&m, &v), &groups, &record, step).unwrap();
+        };
+        update(&step);
         // The first update moves by lr against the gradient's sign, after the decay.
         let after = p.to_vec1::<f32>().unwrap();
         assert!((after[0] - (0.95 - 0.1)).abs() < 1e-6 && (after[1] - (1.9 + 0.1)).abs() < 1e-6);
         assert_eq!(after[2], 3.0, "outside the range");
         step.step = 2;
-        adamw_step(&p, &g, &m, &v, 0..2, &step).unwrap();
+        update(&step);
         // A constant gradient keeps the corrected moments at g and g².
         let again = p.to_vec1::<f32>().unwrap();
         assert!((again[0] - (after[0] * 0.95 - 0.1)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn once_halted_nothing_changes() {
+        let make = |x: [f32; 3]| Tensor::new(&x, &Device::Cpu).unwrap();
+        let (p, g, bad) = (make([1.0; 3]), make([0.5; 3]), make([0.5, f32::NAN, 0.5]));
+        let (m, v) = (make([0.0; 3]), make([0.0; 3]));
+        let group = Group {
+            range: 0..3,
+            weight_decay: 0.5,
+        };
+        let groups = Groups::new(vec![group], 3);
+        let mut record = Record::new(&Device::Cpu, Some(1.0)).unwrap();
+        let step = AdamWStep {
+            lr: 0.1,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            step: 1,
+        };
+        for grads in [&bad, &g] {
+            record.settle(grads).unwrap();
+            adamw_step((&p, None), grads, (&m, &v), &groups, &record, &step).unwrap();
+            record.ask().unwrap();
+            assert!(record.take(false).unwrap().unwrap().halted);
+        }
+        assert_eq!(p.to_vec1::<f32>().unwrap(), [1.0; 3]);
+        assert_eq!(m.to_vec1::<f32>().unwrap(), [0.0; 3]);
     }
 }

@@ -99,6 +99,10 @@ pub fn residual_forward(
 /// As [`forward`].
 pub fn add_residual(x: &Tensor, residual: &Tensor, added: &Tensor) -> Result<()> {
     let _span = span("residual");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::elementwise::add_residual(&engine, x, residual, added);
+    }
     let (residual, added) = (read(residual)?, read(added)?);
     let (residual, added) = (residual.f32()?, added.f32()?);
     let piece = ROWS * added.len();
@@ -157,7 +161,7 @@ pub struct NormGrads {
 }
 
 /// Adds the gradient with respect to x to `dx`, where the residual's gradient already is, and makes the parameters' gradients in
-/// the same pass.
+/// the same pass. `low`, bfloat16, on a GPU only, gets the finished `dx` rounded.
 ///
 /// # Errors
 /// As [`forward`].
@@ -165,7 +169,7 @@ pub fn backward(
     (x, stats): (&Tensor, &Tensor),
     weight: &Tensor,
     dy: &Tensor,
-    dx: &Tensor,
+    (dx, low): (&Tensor, Option<&Tensor>),
     grads: &Tensor,
     ranges: NormGrads,
     mode: Accumulate,
@@ -178,12 +182,13 @@ pub fn backward(
             (x, stats),
             weight,
             dy,
-            dx,
+            (dx, low),
             grads,
             ranges,
             mode,
         );
     }
+    debug_assert!(low.is_none(), "the CPU has no bfloat16");
     let dim = weight.elem_count();
     let (x, stats, weight, dy) = (read(x)?, read(stats)?, read(weight)?, read(dy)?);
     let (x, stats, weight, dy) = (x.f32()?, stats.f32()?, weight.f32()?, dy.f32()?);

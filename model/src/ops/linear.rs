@@ -11,14 +11,22 @@ use super::Accumulate;
 use super::access::{read, write, write_parts};
 use super::gemm::{Mat, product};
 use crate::Result;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
+use crate::precision::Precision;
 use crate::profile::span;
 
 /// `y = x · Wᵀ`, overwriting y.
 ///
 /// # Errors
 /// If a tensor is not a contiguous f32 tensor of a fitting size.
-pub fn forward(x: &Tensor, weight: &Tensor, y: &Tensor) -> Result<()> {
+pub fn forward(x: &Tensor, weight: &Tensor, y: &Tensor, precision: Precision) -> Result<()> {
     let _span = span("product, forward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::product::forward(&engine, x, weight, y, precision);
+    }
+    on_cpu(precision)?;
     let (n, k) = weight.dims2()?;
     let m = x.elem_count() / k;
     let (x, weight) = (read(x)?, read(weight)?);
@@ -36,6 +44,10 @@ pub fn forward(x: &Tensor, weight: &Tensor, y: &Tensor) -> Result<()> {
 /// As [`forward`].
 pub fn add_bias(y: &Tensor, bias: &Tensor) -> Result<()> {
     let _span = span("bias");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(y) {
+        return kernels::elementwise::add_bias(&engine, y, bias);
+    }
     let bias = read(bias)?;
     let bias = bias.f32()?;
     write(y, |y| {
@@ -50,8 +62,18 @@ pub fn add_bias(y: &Tensor, bias: &Tensor) -> Result<()> {
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward_input(dy: &Tensor, weight: &Tensor, dx: &Tensor) -> Result<()> {
+pub fn backward_input(
+    dy: &Tensor,
+    weight: &Tensor,
+    dx: &Tensor,
+    precision: Precision,
+) -> Result<()> {
     let _span = span("product, input's gradient");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(dy) {
+        return kernels::product::backward_input(&engine, dy, weight, dx, precision);
+    }
+    on_cpu(precision)?;
     let (n, k) = weight.dims2()?;
     let m = dy.elem_count() / n;
     let (dy, weight) = (read(dy)?, read(weight)?);
@@ -72,16 +94,32 @@ pub fn backward_weight(
     grads: &Tensor,
     weight: Range<usize>,
     mode: Accumulate,
+    precision: Precision,
 ) -> Result<()> {
     let _span = span("product, weight's gradient");
     let n = dy.dim(candle_core::D::Minus1)?;
     let k = weight.len() / n;
     let m = dy.elem_count() / n;
+    let add = mode == Accumulate::Add;
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(dy) {
+        let grads = (grads, weight.start);
+        return kernels::product::backward_weight(&engine, x, dy, grads, (n, k), add, precision);
+    }
+    on_cpu(precision)?;
     let (x, dy) = (read(x)?, read(dy)?);
     let (x, dy) = (x.f32()?, dy.f32()?);
     write_parts(grads, [weight], |[dw]| {
-        let add = mode == Accumulate::Add;
         product(dw, add, Mat::new(dy, m, n).t(), Mat::new(x, m, k));
         Ok(())
     })
+}
+
+fn on_cpu(precision: Precision) -> Result<()> {
+    match precision {
+        Precision::F32 => Ok(()),
+        other => Err(crate::Error::Config(format!(
+            "the CPU computes in f32, not in {other}"
+        ))),
+    }
 }

@@ -5,7 +5,7 @@
 //! several instruction sets and dispatched at run time, products go to the `gemm` crate, and work
 //! is cut into pieces that depend on shapes alone: results do not depend on the number of threads.
 
-mod access;
+pub(crate) mod access;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;

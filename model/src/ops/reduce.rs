@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use multiversion::multiversion;
@@ -11,6 +11,8 @@ use super::Accumulate;
 use super::access::{read, write, write_parts};
 use super::math::sum_by_f64;
 use crate::Result;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
 use crate::profile::span;
 
 const CHUNK: usize = 1 << 14;
@@ -23,7 +25,8 @@ const COLUMNS: usize = 64;
 /// If the tensor is not a contiguous f32 tensor on the CPU.
 pub fn global_norm(x: &Tensor) -> Result<f64> {
     let _span = span("global norm");
-    let x = read(x)?;
+    let x = x.to_device(&Device::Cpu)?;
+    let x = read(&x)?;
     let partial: Vec<f64> = x.f32()?.par_chunks(CHUNK).map(squares).collect();
     Ok(partial.iter().sum::<f64>().sqrt())
 }
@@ -38,7 +41,9 @@ fn squares(x: &[f32]) -> f64 {
 /// # Errors
 /// As [`global_norm`].
 pub fn mean(x: &Tensor) -> Result<f64> {
-    let x = read(x)?;
+    // From wherever it is: for results, not for the middle of a step.
+    let x = x.to_device(&Device::Cpu)?;
+    let x = read(&x)?;
     let x = x.f32()?;
     Ok(x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64)
 }
@@ -49,6 +54,10 @@ pub fn mean(x: &Tensor) -> Result<f64> {
 /// As [`global_norm`].
 pub fn column_sums(x: &Tensor, grads: &Tensor, sums: Range<usize>, mode: Accumulate) -> Result<()> {
     let _span = span("column sums");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::reduce::sums_of(&engine, x, grads, sums, mode);
+    }
     let x = read(x)?;
     let x = x.f32()?;
     write_parts(grads, [sums], |[sums]| {
@@ -89,6 +98,10 @@ fn column_block(rows: &[f32], n: usize, first: usize, sums: &mut [f32]) {
 /// # Errors
 /// As [`global_norm`].
 pub fn scale(x: &Tensor, factor: f32) -> Result<()> {
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::elementwise::scale(&engine, x, factor);
+    }
     write(x, |x| {
         x.par_chunks_mut(CHUNK)
             .for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
@@ -101,6 +114,10 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<()> {
 /// # Errors
 /// As [`global_norm`].
 pub fn fill(x: &Tensor, value: f32) -> Result<()> {
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::elementwise::fill(&engine, x, value);
+    }
     write(x, |x| {
         x.par_chunks_mut(CHUNK).for_each(|x| x.fill(value));
         Ok(())

@@ -140,6 +140,10 @@ pub fn positions_backward(
     mode: Accumulate,
 ) -> Result<()> {
     let _span = span("positions, backward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(dx) {
+        return kernels::reduce::sums_of(&engine, dx, grads, positions, mode);
+    }
     let dx = read(dx)?;
     let dx = dx.f32()?;
     write_parts(grads, [positions], |[dpositions]| {

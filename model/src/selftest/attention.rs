@@ -62,7 +62,7 @@ fn check(
     let tolerance = match dtype {
         DType::F32 if scale == 1.0 => 1e-5,
         DType::F32 => 2e-4,
-        _ if scale == 1.0 => 1.0 / 64.0,
+        _ if scale == 1.0 => 1.0 / 32.0,
         _ => 1.0 / 16.0,
     };
     let name = format!("attention {batch}x{tokens}x{heads}x{width} {dtype:?}, scores to {scale}");

@@ -82,13 +82,23 @@ fn gradients(
         bias: 4 + dim..4 + 2 * dim,
         added: Some(4 + 2 * dim..4 + 3 * dim),
     };
-    backward((&x, &stats), &weight, &dy, &dx, &grads, ranges(), mode)?;
+    backward(
+        (&x, &stats),
+        &weight,
+        &dy,
+        (&dx, None),
+        &grads,
+        ranges(),
+        mode,
+    )?;
+    let low2 = s.output((rows, dim), DType::BF16)?;
+    let wanted_low = (dtype == DType::BF16).then_some(&low2);
     s.on(|| {
         backward(
             (&x2, &stats2),
             &weight2,
             &dy2,
-            &dx2,
+            (&dx2, wanted_low),
             &grads2,
             ranges(),
             mode,
@@ -96,6 +106,9 @@ fn gradients(
     })?;
     let name = format!("layer norm {rows}x{dim} {dtype:?}, gradient");
     s.compare(format!("{name} of x"), &dx2, &dx, 4e-6)?;
+    if let Some(low2) = wanted_low {
+        s.compare(format!("{name} of x, rounded"), low2, &dx, rounding(dtype))?;
+    }
     s.compare(
         format!("{name}s of parameters, {mode:?}"),
         &grads2,

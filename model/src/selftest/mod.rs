@@ -6,7 +6,10 @@ mod attention;
 mod gelu;
 mod image;
 mod layer_norm;
+mod model;
+mod product;
 mod tokens;
+mod update;
 
 use candle_core::{DType, Device, Shape, Tensor};
 
@@ -52,6 +55,9 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
     tokens::run(&mut session)?;
     image::run(&mut session)?;
     attention::run(&mut session)?;
+    product::run(&mut session)?;
+    update::run(&mut session)?;
+    model::run(&mut session)?;
     Ok(session.checks)
 }
 
@@ -84,6 +90,33 @@ impl Session<'_> {
         }
     }
 
+    /// The device of what is checked.
+    fn device(&self) -> Device {
+        match self.place {
+            Place::Device(device) => device.clone(),
+            #[cfg(feature = "host-kernels")]
+            Place::Host => Device::Cpu,
+        }
+    }
+
+    fn fetch(&self, x: &Tensor) -> Result<Vec<f32>> {
+        numbers_of(x)
+    }
+
+    fn push(&mut self, name: String, difference: f32, tolerance: f32) {
+        self.checks.push(Check {
+            name,
+            difference,
+            tolerance,
+        });
+    }
+
+    /// Something that holds or not.
+    fn truth(&mut self, name: String, holds: bool) -> Result<()> {
+        self.push(name, if holds { 0.0 } else { f32::INFINITY }, 0.0);
+        Ok(())
+    }
+
     fn compare(
         &mut self,
         name: String,
@@ -105,11 +138,7 @@ impl Session<'_> {
                 difference = off;
             }
         }
-        self.checks.push(Check {
-            name,
-            difference,
-            tolerance,
-        });
+        self.push(name, difference, tolerance);
         Ok(())
     }
 }

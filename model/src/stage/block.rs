@@ -2,9 +2,9 @@
 //!
 //! Where only the removed patches of the last block's output are read, everything behind its attention runs on their rows alone.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use super::{Grads, Linear, Norm, buffer};
+use super::{Gradient, Grads, Linear, Norm, Planner};
 use crate::Result;
 use crate::ops::{attention, gelu, layer_norm, tokens};
 use crate::params::{Params, ParamsBuilder};
@@ -50,7 +50,7 @@ struct MlpSaved {
 }
 
 impl BlockSaved {
-    pub(crate) fn new(d: BlockDims, device: &Device) -> Result<Self> {
+    pub(crate) fn new(d: BlockDims, planner: &Planner) -> Result<Self> {
         let BlockDims {
             batch,
             tokens,
@@ -58,17 +58,18 @@ impl BlockSaved {
             heads,
             hidden,
         } = d;
-        let plan = |width: usize| buffer((batch, tokens, width), device);
+        let plan = |width: usize| planner.activations((batch, tokens, width));
+        let plan_f32 = |width: usize| planner.f32((batch, tokens, width));
         Ok(Self {
             normed1: plan(dim)?,
-            stats1: plan(2)?,
+            stats1: plan_f32(2)?,
             qkv: plan(3 * dim)?,
             attended: plan(dim)?,
-            softmax: buffer((batch, heads, tokens, 2), device)?,
+            softmax: planner.f32((batch, heads, tokens, 2))?,
             mlp: MlpSaved {
-                middle: plan(dim)?,
+                middle: plan_f32(dim)?,
                 normed2: plan(dim)?,
-                stats2: plan(2)?,
+                stats2: plan_f32(2)?,
                 hidden: plan(hidden)?,
             },
         })
@@ -107,10 +108,10 @@ struct MlpScratch {
 }
 
 impl BlockScratch {
-    fn new(d: BlockDims, device: &Device) -> Result<Self> {
+    fn new(d: BlockDims, planner: &Planner) -> Result<Self> {
         let rows = d.batch * d.tokens;
         // The gradients of qkv and of the hidden layer are never needed together.
-        let wide = buffer(rows * d.hidden.max(3 * d.dim), device)?;
+        let wide = planner.activations(rows * d.hidden.max(3 * d.dim))?;
         let part = |width: usize| {
             wide.narrow(0, 0, rows * width)?
                 .reshape((d.batch, d.tokens, width))
@@ -118,9 +119,9 @@ impl BlockScratch {
         Ok(Self {
             qkv: part(3 * d.dim)?,
             mlp: MlpScratch {
-                narrow: buffer((d.batch, d.tokens, d.dim), device)?,
+                narrow: planner.activations((d.batch, d.tokens, d.dim))?,
                 hidden: part(d.hidden)?,
-                activated: buffer((d.batch, d.tokens, d.hidden), device)?,
+                activated: planner.activations((d.batch, d.tokens, d.hidden))?,
             },
         })
     }
@@ -198,7 +199,7 @@ impl Block {
         g: Grads<'_>,
         attended: &Tensor,
         s: &MlpSaved,
-        d: &Tensor,
+        d: &Gradient,
         scratch: &MlpScratch,
     ) -> Result<()> {
         let MlpScratch {
@@ -207,7 +208,7 @@ impl Block {
             activated,
         } = scratch;
         let params = g.params;
-        self.fc2.backward_input(params, d, hidden)?;
+        self.fc2.backward_input(params, d.operand(), hidden)?;
         gelu::backward(
             (&s.hidden, self.fc1.bias(params)),
             activated,
@@ -216,13 +217,13 @@ impl Block {
             self.fc1.bias_range(params),
             g.mode,
         )?;
-        self.fc2.backward_weight(g, activated, d)?;
+        self.fc2.backward_weight(g, activated, d.operand())?;
         self.fc1.backward_weight(g, &s.normed2, hidden)?;
         self.fc1.backward_input(params, hidden, narrow)?;
         self.norm2
             .backward(g, (&s.middle, &s.stats2), narrow, d, Some(&self.proj))?;
-        self.proj.backward_weight(g, attended, d)?;
-        self.proj.backward_input(params, d, narrow)
+        self.proj.backward_weight(g, attended, d.operand())?;
+        self.proj.backward_input(params, d.operand(), narrow)
     }
 
     /// `narrow` brings the gradient of attention's output; to `d` that of x is added. The gradient of the bias of `below`, the
@@ -232,7 +233,7 @@ impl Block {
         g: Grads<'_>,
         x: &Tensor,
         s: &BlockSaved,
-        d: &Tensor,
+        d: &Gradient,
         (narrow, qkv): (&Tensor, &Tensor),
         below: Option<&Linear>,
     ) -> Result<()> {
@@ -277,7 +278,7 @@ pub(crate) struct StackWorkspace {
     /// Of each block, or of one after the other.
     saved: Vec<BlockSaved>,
     /// The gradient that runs backwards through the stack.
-    pub(crate) gradient: Tensor,
+    pub(crate) gradient: Gradient,
     scratch: BlockScratch,
 }
 
@@ -286,7 +287,7 @@ pub(crate) struct RemovedWorkspace {
     /// `[B, R, D]`.
     pub(crate) output: Tensor,
     /// Of `output`; not kept by the backward.
-    pub(crate) gradient: Tensor,
+    pub(crate) gradient: Gradient,
     attended: Tensor,
     saved: MlpSaved,
     scratch: MlpScratch,
@@ -294,19 +295,24 @@ pub(crate) struct RemovedWorkspace {
 
 impl RemovedWorkspace {
     /// Rows of `removed` patches; what it can it shares with the workspace.
-    pub(crate) fn new(stack: &StackWorkspace, removed: usize) -> Result<Self> {
-        let (batch, _, dim) = stack.gradient.dims3()?;
-        let plan = || buffer((batch, removed, dim), stack.gradient.device());
+    pub(crate) fn new(stack: &StackWorkspace, removed: usize, planner: &Planner) -> Result<Self> {
+        let (batch, _, dim) = stack.output().dims3()?;
+        let shape = (batch, removed, dim);
+        let narrow = planner.activations(shape)?;
+        // The whole output is not made where only these rows are.
+        let attended = match narrow.dtype() == stack.output().dtype() {
+            true => fewer_rows(stack.output(), removed)?,
+            false => planner.activations(shape)?,
+        };
         let (scratch, last) = (&stack.scratch.mlp, stack.saved(stack.stream.len() - 2));
         Ok(Self {
-            output: plan()?,
-            gradient: plan()?,
-            // The whole output is not made where only these rows are.
-            attended: fewer_rows(stack.output(), removed)?,
+            output: planner.f32(shape)?,
+            gradient: planner.gradient(shape)?,
+            attended,
             saved: last.mlp.rows(removed)?,
             scratch: MlpScratch {
                 // Not shared: scattered into the shared one.
-                narrow: plan()?,
+                narrow,
                 hidden: fewer_rows(&scratch.hidden, removed)?,
                 activated: fewer_rows(&scratch.activated, removed)?,
             },
@@ -319,20 +325,22 @@ impl StackWorkspace {
         dims: BlockDims,
         depth: usize,
         activations: Activations,
-        device: &Device,
+        planner: &Planner,
     ) -> Result<Self> {
-        let plan = || buffer((dims.batch, dims.tokens, dims.dim), device);
+        let shape = (dims.batch, dims.tokens, dims.dim);
         let saved = match activations {
             Activations::Keep => depth,
             Activations::Recompute => 1,
         };
         Ok(Self {
-            stream: (0..=depth).map(|_| plan()).collect::<Result<_>>()?,
-            saved: (0..saved)
-                .map(|_| BlockSaved::new(dims, device))
+            stream: (0..=depth)
+                .map(|_| planner.f32(shape))
                 .collect::<Result<_>>()?,
-            gradient: plan()?,
-            scratch: BlockScratch::new(dims, device)?,
+            saved: (0..saved)
+                .map(|_| BlockSaved::new(dims, planner))
+                .collect::<Result<_>>()?,
+            gradient: planner.gradient(shape)?,
+            scratch: BlockScratch::new(dims, planner)?,
         })
     }
 
@@ -420,7 +428,7 @@ impl Stack {
     pub(crate) fn backward(&self, g: Grads<'_>, w: &StackWorkspace) -> Result<()> {
         let last = self.blocks.len() - 1;
         let (block, s) = (&self.blocks[last], w.saved(last));
-        block.fc2.backward_bias(g, &w.gradient)?;
+        block.fc2.backward_bias(g, &w.gradient.full)?;
         block.backward_mlp(g, &s.attended, &s.mlp, &w.gradient, &w.scratch.mlp)?;
         self.backward_from_last(g, w)
     }
@@ -434,9 +442,9 @@ impl Stack {
         r: &RemovedWorkspace,
     ) -> Result<()> {
         let block = &self.blocks[self.blocks.len() - 1];
-        block.fc2.backward_bias(g, &r.gradient)?;
+        block.fc2.backward_bias(g, &r.gradient.full)?;
         block.backward_mlp(g, &r.attended, &r.saved, &r.gradient, &r.scratch)?;
-        tokens::removed_backward(&r.gradient, ids_restore, &w.gradient)?;
+        tokens::removed_backward(&r.gradient.full, ids_restore, &w.gradient.full)?;
         tokens::removed_backward(&r.scratch.narrow, ids_restore, &w.scratch.mlp.narrow)?;
         self.backward_from_last(g, w)
     }

@@ -1,9 +1,9 @@
 //! From bytes to the encoder's sequence: visible patches only, projected, with positions added and
 //! the class token in front.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use super::{Grads, Linear, buffer};
+use super::{Grads, Linear, Planner};
 use crate::Result;
 use crate::config::VitConfig;
 use crate::init::Init;
@@ -29,11 +29,11 @@ impl EmbedWorkspace {
         config: &VitConfig,
         batch: usize,
         keep: usize,
-        device: &Device,
+        planner: &Planner,
     ) -> Result<Self> {
         Ok(Self {
-            patches: buffer((batch, keep, config.patch_len()), device)?,
-            embedded: buffer((batch, keep, config.dim), device)?,
+            patches: planner.activations((batch, keep, config.patch_len()))?,
+            embedded: planner.activations((batch, keep, config.dim))?,
         })
     }
 }

@@ -1,9 +1,9 @@
 //! The two ends of a model: MAE's prediction of removed patches with its loss, and a classifier's
 //! pooling, norm and linear layer with cross-entropy.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use super::{Grads, Linear, Norm, buffer};
+use super::{Gradient, Grads, Linear, Norm, Planner};
 use crate::Result;
 use crate::config::{MaeConfig, Pooling, VitConfig};
 use crate::init::Init;
@@ -34,15 +34,15 @@ impl PixelHeadWorkspace {
         config: &MaeConfig,
         batch: usize,
         removed: usize,
-        device: &Device,
+        planner: &Planner,
     ) -> Result<Self> {
-        let plan = |width: usize| buffer((batch, removed, width), device);
+        let plan = |width: usize| planner.activations((batch, removed, width));
         Ok(Self {
             normed: plan(config.decoder_dim)?,
-            stats: plan(2)?,
+            stats: planner.f32((batch, removed, 2))?,
             dnormed: plan(config.decoder_dim)?,
             prediction: plan(config.vit.patch_len())?,
-            errors: buffer((batch, removed), device)?,
+            errors: planner.f32((batch, removed))?,
         })
     }
 }
@@ -79,7 +79,7 @@ impl PixelHead {
         x: &Tensor,
         w: &PixelHeadWorkspace,
         scale: f32,
-        dx: &Tensor,
+        dx: &Gradient,
     ) -> Result<()> {
         if scale != 1.0 {
             reduce::scale(&w.prediction, scale)?;
@@ -88,17 +88,17 @@ impl PixelHead {
         self.pred.backward_bias(g, &w.prediction)?;
         self.pred
             .backward_input(g.params, &w.prediction, &w.dnormed)?;
-        reduce::fill(dx, 0.0)?;
+        reduce::fill(&dx.full, 0.0)?;
         self.norm.backward(g, (x, &w.stats), &w.dnormed, dx, None)
     }
 
     /// The prediction for every patch, visible ones too: `[B, L, P·P·C]`, for pictures.
     pub(crate) fn predict_all(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
         let (batch, tokens, dim) = x.dims3()?;
-        let device = x.device();
-        let normed = buffer((batch, tokens, dim), device)?;
-        let stats = buffer((batch, tokens, 2), device)?;
-        let all = buffer((batch, tokens, self.len), device)?;
+        let planner = Planner::new(x.device(), params.precision());
+        let normed = planner.activations((batch, tokens, dim))?;
+        let stats = planner.f32((batch, tokens, 2))?;
+        let all = planner.activations((batch, tokens, self.len))?;
         self.norm.forward(params, x, &normed, &stats)?;
         self.pred.forward(params, &normed, &all)?;
         linear::add_bias(&all, self.pred.bias(params))?;
@@ -120,7 +120,7 @@ pub(crate) struct ClassHeadWorkspace {
     normed: Tensor,
     stats: Tensor,
     dnormed: Tensor,
-    dpooled: Tensor,
+    dpooled: Gradient,
     /// `[B, classes]`; after [`ClassHead::loss`] their gradient.
     pub(crate) logits: Tensor,
     /// `[B]`.
@@ -128,16 +128,16 @@ pub(crate) struct ClassHeadWorkspace {
 }
 
 impl ClassHeadWorkspace {
-    pub(crate) fn new(dim: usize, batch: usize, classes: usize, device: &Device) -> Result<Self> {
-        let plan = |width: usize| buffer((batch, width), device);
+    pub(crate) fn new(dim: usize, batch: usize, classes: usize, planner: &Planner) -> Result<Self> {
+        let plan = |width: usize| planner.f32((batch, width));
         Ok(Self {
             pooled: plan(dim)?,
             normed: plan(dim)?,
             stats: plan(2)?,
             dnormed: plan(dim)?,
-            dpooled: plan(dim)?,
+            dpooled: planner.gradient((batch, dim))?,
             logits: plan(classes)?,
-            losses: buffer(batch, device)?,
+            losses: planner.f32(batch)?,
         })
     }
 }
@@ -195,9 +195,9 @@ impl ClassHead {
         self.linear.backward_bias(g, &w.logits)?;
         self.linear
             .backward_input(g.params, &w.logits, &w.dnormed)?;
-        reduce::fill(&w.dpooled, 0.0)?;
+        reduce::fill(&w.dpooled.full, 0.0)?;
         let saved = (&w.pooled, &w.stats);
         self.norm.backward(g, saved, &w.dnormed, &w.dpooled, None)?;
-        pool::backward(self.pooling, &w.dpooled, dx)
+        pool::backward(self.pooling, &w.dpooled.full, dx)
     }
 }

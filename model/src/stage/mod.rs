@@ -10,6 +10,7 @@ pub mod head;
 pub mod trunk;
 pub mod unshuffle;
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Shape, Tensor};
@@ -19,6 +20,7 @@ use crate::init::Init;
 use crate::ops::layer_norm::NormGrads;
 use crate::ops::{Accumulate, layer_norm, linear, reduce};
 use crate::params::{ParamId, Params, ParamsBuilder};
+use crate::precision::Precision;
 
 /// A linear layer's parameters.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +49,7 @@ impl Linear {
 
     /// The product alone; who reads y adds [`Linear::bias`].
     pub(crate) fn forward(&self, params: &Params, x: &Tensor, y: &Tensor) -> Result<()> {
-        linear::forward(x, params.view(self.weight), y)
+        linear::forward(x, params.operand(self.weight), y, params.precision())
     }
 
     pub(crate) fn bias<'p>(&self, params: &'p Params) -> &'p Tensor {
@@ -60,11 +62,12 @@ impl Linear {
     }
 
     pub(crate) fn backward_input(&self, params: &Params, dy: &Tensor, dx: &Tensor) -> Result<()> {
-        linear::backward_input(dy, params.view(self.weight), dx)
+        linear::backward_input(dy, params.operand(self.weight), dx, params.precision())
     }
 
     pub(crate) fn backward_weight(&self, g: Grads<'_>, x: &Tensor, dy: &Tensor) -> Result<()> {
-        linear::backward_weight(x, dy, g.flat, g.params.range(self.weight), g.mode)
+        let (range, precision) = (g.params.range(self.weight), g.params.precision());
+        linear::backward_weight(x, dy, g.flat, range, g.mode, precision)
     }
 
     /// The bias's gradient where no operation makes it on the way.
@@ -126,7 +129,7 @@ impl Norm {
         g: Grads<'_>,
         (x, stats): (&Tensor, &Tensor),
         dy: &Tensor,
-        dx: &Tensor,
+        dx: &Gradient,
         layer: Option<&Linear>,
     ) -> Result<()> {
         let ranges = NormGrads {
@@ -135,6 +138,7 @@ impl Norm {
             added: layer.map(|layer| layer.bias_range(g.params)),
         };
         let weight = g.params.view(self.weight);
+        let dx = (&dx.full, dx.low.as_ref());
         layer_norm::backward((x, stats), weight, dy, dx, g.flat, ranges, g.mode)
     }
 
@@ -143,9 +147,74 @@ impl Norm {
     }
 }
 
-/// A planned buffer, its pages touched now rather than in the first step.
-pub(crate) fn buffer(shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
-    let tensor = Tensor::zeros(shape, DType::F32, device)?;
-    reduce::fill(&tensor, 0.0)?;
-    Ok(tensor)
+/// Plans buffers: all of them before the first step.
+pub(crate) struct Planner {
+    device: Device,
+    activations: DType,
+    bytes: Cell<usize>,
+}
+
+impl Planner {
+    pub(crate) fn new(device: &Device, precision: Precision) -> Self {
+        Self {
+            device: device.clone(),
+            activations: precision.activations(),
+            bytes: Cell::new(0),
+        }
+    }
+
+    /// Bytes planned so far.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// For sums: the residual stream, statistics, losses.
+    pub(crate) fn f32(&self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let tensor = self.plan(shape.into(), DType::F32)?;
+        // Its pages are touched now rather than in the first step.
+        if self.device.is_cpu() {
+            reduce::fill(&tensor, 0.0)?;
+        }
+        Ok(tensor)
+    }
+
+    /// For what products take in or make.
+    pub(crate) fn activations(&self, shape: impl Into<Shape>) -> Result<Tensor> {
+        match self.activations {
+            DType::F32 => self.f32(shape),
+            low => self.plan(shape.into(), low),
+        }
+    }
+
+    /// For the gradient of a residual stream.
+    pub(crate) fn gradient(&self, shape: impl Into<Shape>) -> Result<Gradient> {
+        let shape = shape.into();
+        let low = match self.activations {
+            DType::F32 => None,
+            low => Some(self.plan(shape.clone(), low)?),
+        };
+        Ok(Gradient {
+            full: self.f32(shape)?,
+            low,
+        })
+    }
+
+    fn plan(&self, shape: Shape, dtype: DType) -> Result<Tensor> {
+        let bytes = shape.elem_count() * dtype.size_in_bytes();
+        self.bytes.set(self.bytes.get() + bytes);
+        Ok(Tensor::zeros(shape, dtype, &self.device)?)
+    }
+}
+
+/// The gradient of a residual stream, and, where products take in rounded numbers, a rounded copy that the norms' backward makes.
+pub(crate) struct Gradient {
+    pub(crate) full: Tensor,
+    low: Option<Tensor>,
+}
+
+impl Gradient {
+    /// As products take it in.
+    pub(crate) fn operand(&self) -> &Tensor {
+        self.low.as_ref().unwrap_or(&self.full)
+    }
 }

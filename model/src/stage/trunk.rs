@@ -1,11 +1,11 @@
 //! What MAE's encoder and the plain classifier share: the embedding and the blocks, up to the last
 //! residual stream.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use super::Grads;
 use super::block::{Activations, BlockDims, Stack, StackWorkspace};
 use super::embed::{Embed, EmbedWorkspace};
+use super::{Gradient, Grads, Planner};
 use crate::Result;
 use crate::config::VitConfig;
 use crate::params::{Params, ParamsBuilder};
@@ -29,7 +29,7 @@ impl TrunkWorkspace {
         batch: usize,
         keep: usize,
         activations: Activations,
-        device: &Device,
+        planner: &Planner,
     ) -> Result<Self> {
         let dims = BlockDims {
             batch,
@@ -39,8 +39,8 @@ impl TrunkWorkspace {
             hidden: config.hidden(),
         };
         Ok(Self {
-            embed: EmbedWorkspace::new(config, batch, keep, device)?,
-            blocks: StackWorkspace::new(dims, config.depth, activations, device)?,
+            embed: EmbedWorkspace::new(config, batch, keep, planner)?,
+            blocks: StackWorkspace::new(dims, config.depth, activations, planner)?,
         })
     }
 
@@ -51,7 +51,7 @@ impl TrunkWorkspace {
 
     /// Where the backward expects the gradient of [`TrunkWorkspace::output`]; afterwards the
     /// gradient of the embedded sequence.
-    pub(crate) fn gradient(&self) -> &Tensor {
+    pub(crate) fn gradient(&self) -> &Gradient {
         &self.blocks.gradient
     }
 }
@@ -79,6 +79,6 @@ impl Trunk {
 
     pub(crate) fn backward(&self, g: Grads<'_>, w: &TrunkWorkspace) -> Result<()> {
         self.blocks.backward(g, &w.blocks)?;
-        self.embed.backward(g, &w.embed, &w.blocks.gradient)
+        self.embed.backward(g, &w.embed, &w.blocks.gradient.full)
     }
 }

@@ -1,9 +1,9 @@
 //! From the encoder's output to the decoder's sequence: projection to the decoder's width, visible
 //! tokens back at their places, mask tokens elsewhere, positions added.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use super::{Grads, Linear, buffer};
+use super::{Grads, Linear, Planner};
 use crate::Result;
 use crate::init::Init;
 use crate::ops::tokens;
@@ -22,9 +22,9 @@ pub(crate) struct UnshuffleWorkspace {
 }
 
 impl UnshuffleWorkspace {
-    pub(crate) fn new(batch: usize, tokens: usize, dim: usize, device: &Device) -> Result<Self> {
+    pub(crate) fn new(batch: usize, tokens: usize, dim: usize, planner: &Planner) -> Result<Self> {
         Ok(Self {
-            visible: buffer((batch, tokens, dim), device)?,
+            visible: planner.activations((batch, tokens, dim))?,
         })
     }
 }

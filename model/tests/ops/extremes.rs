@@ -2,7 +2,9 @@
 //! went in, so that the loss shows it.
 
 use mae_model::Accumulate::Replace;
-use mae_model::ops::adamw::{AdamWStep, adamw_step};
+use mae_model::Precision::F32;
+use mae_model::Record;
+use mae_model::ops::adamw::{AdamWStep, Group, Groups, adamw_step};
 use mae_model::ops::layer_norm::NormGrads;
 use mae_model::ops::{attention, cross_entropy, gelu, layer_norm, linear, reduce};
 
@@ -124,14 +126,23 @@ fn a_nan_anywhere_comes_out() {
                 tensor(&vec![1.0; m * n], &[m, n]),
                 tensor(&vec![0.0; m * n], &[m, n]),
             );
-            layer_norm::backward((&xt, &stats), &one, &dy, &dx, &grads, ranges, Replace).unwrap();
+            layer_norm::backward(
+                (&xt, &stats),
+                &one,
+                &dy,
+                (&dx, None),
+                &grads,
+                ranges,
+                Replace,
+            )
+            .unwrap();
             assert!(
                 values(&dx)[at].is_nan() && values(&grads)[0].is_nan(),
                 "layer norm's gradient"
             );
 
             let out = garbage(&[m, 1]);
-            linear::forward(&xt, &tensor(&vec![1.0; n], &[1, n]), &out).unwrap();
+            linear::forward(&xt, &tensor(&vec![1.0; n], &[1, n]), &out, F32).unwrap();
             assert!(values(&out)[at / n].is_nan(), "product");
             assert!(reduce::global_norm(&xt).unwrap().is_nan());
 
@@ -147,10 +158,15 @@ fn a_nan_anywhere_comes_out() {
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
-        weight_decay: 0.0,
-        grad_scale: 1.0,
         step: 1,
     };
-    adamw_step(&p, &g, &m, &v, 0..5, &step).unwrap();
+    let group = Group {
+        range: 0..5,
+        weight_decay: 0.0,
+    };
+    let record = Record::new(p.device(), None).unwrap();
+    record.settle(&g).unwrap();
+    let groups = Groups::new(vec![group], 5);
+    adamw_step((&p, None), &g, (&m, &v), &groups, &record, &step).unwrap();
     assert!(values(&p).iter().all(|x| x.is_nan()));
 }

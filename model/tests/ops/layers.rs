@@ -1,6 +1,7 @@
 //! Products, activation, norm and attention.
 
 use mae_model::Accumulate::{Add, Replace};
+use mae_model::Precision::F32;
 use mae_model::ops::layer_norm::NormGrads;
 use mae_model::ops::{attention, gelu, layer_norm, linear, reduce};
 
@@ -16,20 +17,20 @@ fn products() {
             tensor(&dy, &[m, n]),
         );
         let y = garbage(&[m, n]);
-        linear::forward(&xt, &wt, &y).unwrap();
+        linear::forward(&xt, &wt, &y, F32).unwrap();
         close("y", &values(&y), &linear(&wide(&x), &wide(&w), k), 1e-5);
 
         let dx = garbage(&[m, k]);
-        linear::backward_input(&dyt, &wt, &dx).unwrap();
+        linear::backward_input(&dyt, &wt, &dx, F32).unwrap();
         let exact = gradient(&x, |x| dot(&linear(x, &wide(&w), k), &dy));
         close("dx", &values(&dx), &exact, 1e-5);
 
         // Into the middle of the flat gradients, over what was there and on top of it.
         let grads = garbage(&[n * k + 2]);
-        linear::backward_weight(&xt, &dyt, &grads, 1..n * k + 1, Replace).unwrap();
+        linear::backward_weight(&xt, &dyt, &grads, 1..n * k + 1, Replace, F32).unwrap();
         let exact = gradient(&w, |w| dot(&linear(&wide(&x), w, k), &dy));
         close("dw", &values(&grads)[1..n * k + 1], &exact, 1e-5);
-        linear::backward_weight(&xt, &dyt, &grads, 1..n * k + 1, Add).unwrap();
+        linear::backward_weight(&xt, &dyt, &grads, 1..n * k + 1, Add, F32).unwrap();
         let twice: Vec<f64> = exact.iter().map(|x| 2.0 * x).collect();
         close("dw added", &values(&grads)[1..n * k + 1], &twice, 1e-5);
         assert_eq!(
@@ -116,7 +117,16 @@ fn layer_norm_with_and_without_residual() {
             bias: n..2 * n,
             added: Some(2 * n..3 * n),
         };
-        layer_norm::backward((&xt, &stats), &wt, &dyt, &dx, &grads, ranges, Replace).unwrap();
+        layer_norm::backward(
+            (&xt, &stats),
+            &wt,
+            &dyt,
+            (&dx, None),
+            &grads,
+            ranges,
+            Replace,
+        )
+        .unwrap();
         let stream32 = values(&xt);
         let through = gradient(&stream32, |x| dot(&norm(x, &wide(&w), &wide(&b)), &dy));
         let total: Vec<f64> = through

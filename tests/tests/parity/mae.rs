@@ -1,8 +1,8 @@
 //! The masked autoencoder against transformers and timm.
 
 use candle_core::{Device, Tensor};
-use mae_model::ops::adamw::{AdamWStep, adamw_step};
-use mae_model::{Accumulate, Activations, Mae, MaeInput};
+use mae_model::ops::adamw::{AdamWStep, Group, Groups, adamw_step};
+use mae_model::{Accumulate, Activations, Mae, MaeInput, ParamSpec, Record};
 
 use crate::compare::{close, gradient_close};
 use crate::golden::{self, Golden, float, number};
@@ -69,30 +69,27 @@ impl Case {
             params.zeros_like_flat().unwrap(),
             params.zeros_like_flat().unwrap(),
         );
+        let group = |spec: &ParamSpec| Group {
+            range: spec.range(),
+            weight_decay: if spec.decay { decay } else { 0.0 },
+        };
+        let groups = params.specs().iter().map(group).collect();
+        let groups = Groups::new(groups, params.flat_len());
+        let record = Record::new(params.flat().device(), None).unwrap();
         let mut losses = vec![];
         for step in 1..=number(&facts["steps"]) {
             let (loss, grads) = self.step();
             losses.push(loss);
-            for spec in params.specs() {
-                let step = AdamWStep {
-                    lr,
-                    beta1: float(&facts["betas"][0]),
-                    beta2: float(&facts["betas"][1]),
-                    eps: float(&facts["eps"]),
-                    grad_scale: 1.0,
-                    weight_decay: if spec.decay { decay } else { 0.0 },
-                    step: step as u64,
-                };
-                adamw_step(
-                    params.flat(),
-                    &grads,
-                    &exp_avg,
-                    &exp_avg_sq,
-                    spec.range(),
-                    &step,
-                )
-                .unwrap();
-            }
+            let step = AdamWStep {
+                lr,
+                beta1: float(&facts["betas"][0]),
+                beta2: float(&facts["betas"][1]),
+                eps: float(&facts["eps"]),
+                step: step as u64,
+            };
+            record.settle(&grads).unwrap();
+            let (weights, moments) = ((params.flat(), None), (&exp_avg, &exp_avg_sq));
+            adamw_step(weights, &grads, moments, &groups, &record, &step).unwrap();
         }
         losses.push(self.step().0);
         losses

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use mae_model::ops::linear;
 use mae_model::profile::{self, OpTime};
-use mae_model::{Activations, Mae, MaeConfig, MaeInput};
+use mae_model::{Activations, Mae, MaeConfig, MaeInput, Precision};
 use mae_trainer::Stepper;
 use mae_trainer::config::{DeviceKind, InputSize};
 use mae_trainer::optim::{AdamW, AdamWSettings};
@@ -133,9 +133,7 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
         return Err(Usage("--steps and --batch-size must be above 0".to_owned()).into());
     }
     mae_model::set_threads(args.threads)?;
-    let device = match args.device {
-        DeviceKind::Cpu => Device::Cpu,
-    };
+    let device = mae_trainer::device::open(args.device)?;
     let config = config(args).map_err(|error| Usage(error.to_string()))?;
     let keep = config.keep(args.mask_ratio);
     let product_rate = product_rate(&device)?;
@@ -166,11 +164,14 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
     let mut step = |number: usize| -> anyhow::Result<[Duration; 3]> {
         let input = &inputs[number % INPUTS];
         let started = Instant::now();
-        loss = stepper.forward(input)?;
+        stepper.forward(input, 1.0)?;
         let forward = started.elapsed();
         stepper.backward(input, 1.0)?;
         let backward = started.elapsed() - forward;
         stepper.apply(1e-4, number as u64 + 1)?;
+        if let Some(outcome) = stepper.outcome(true)? {
+            loss = outcome.loss;
+        }
         Ok([forward, backward, started.elapsed() - forward - backward])
     };
     let warm_up = 2;
@@ -253,7 +254,7 @@ fn product_rate(device: &Device) -> anyhow::Result<f64> {
     let mut seconds = Vec::new();
     for _ in 0..12 {
         let started = Instant::now();
-        linear::backward_input(&a, &b, &product)?;
+        linear::backward_input(&a, &b, &product, Precision::F32)?;
         device.synchronize()?;
         seconds.push(started.elapsed().as_secs_f64());
     }

@@ -12,7 +12,7 @@ mod values;
 use std::path::{Path, PathBuf};
 
 use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind};
-use mae_model::{Activations, MaeConfig};
+use mae_model::{Activations, MaeConfig, Precision};
 use serde::{Deserialize, Serialize};
 
 pub use compare::Difference;
@@ -39,6 +39,8 @@ pub struct PretrainConfig {
     pub seed: u64,
     pub threads: usize,
     pub device: DeviceKind,
+    #[serde(default)]
+    pub precision: Precision,
 
     pub model: String,
     pub input_size: InputSize,
@@ -139,6 +141,7 @@ impl PretrainConfig {
         let decoder = decoder
             .resolve(decode_quality)
             .map_err(|reason| Error::Config(format!("--decoder {decoder}: {reason}")))?;
+        let device = raw.device.unwrap_or(DeviceKind::Cpu);
         let config = PretrainConfig {
             data: raw.data.unwrap_or_default(),
             epoch_samples: raw.epoch_samples,
@@ -149,7 +152,8 @@ impl PretrainConfig {
             resume: raw.resume.unwrap_or(Resume::Never),
             seed: raw.seed.unwrap_or(0),
             threads: raw.threads.unwrap_or(0),
-            device: raw.device.unwrap_or(DeviceKind::Cpu),
+            device,
+            precision: raw.precision.unwrap_or_else(|| device.default_precision()),
             input_size,
             channels,
             patch_size: raw.patch_size.unwrap_or(named.vit.patch_size),

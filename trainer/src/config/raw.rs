@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use mae_loader::{DecodeQuality, DecoderKind};
+use mae_model::Precision;
 use serde::{Deserialize, Serialize};
 
 use super::values::{DeviceKind, InputSize, Resume, WindowSize};
@@ -46,12 +47,18 @@ pub struct RawPretrain {
     /// Threads for decoding and for arithmetic; 0 takes every core [default: 0]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Run"))]
     pub threads: Option<usize>,
-    /// Where the arithmetic runs [default: cpu]
+    /// Where the arithmetic runs: cpu, cuda or cuda:N [default: cpu]
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "DEVICE", help_heading = "Run")
     )]
     pub device: Option<DeviceKind>,
+    /// Numbers of activations and products: f32, tf32 or bf16 [default: bf16 on a GPU, f32 on the CPU, which has no other]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "PRECISION", help_heading = "Run")
+    )]
+    pub precision: Option<Precision>,
 
     /// Model by name, e.g. mae-tiny-patch4, mae-base-patch16, mae-large-patch16 or mae-huge-patch14
     #[cfg_attr(

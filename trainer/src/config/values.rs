@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use mae_model::Precision;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Height and width of the model's input, in pixels: `224` or `96x160` (height first).
@@ -142,27 +143,58 @@ impl Serialize for Resume {
 }
 
 /// Where the arithmetic runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
     /// The processor.
     Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(usize),
+}
+
+impl DeviceKind {
+    /// What a run on it computes with unless told otherwise.
+    pub fn default_precision(self) -> Precision {
+        match self {
+            DeviceKind::Cpu => Precision::F32,
+            DeviceKind::Cuda(_) => Precision::Bf16,
+        }
+    }
 }
 
 impl FromStr for DeviceKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "cpu" => Ok(DeviceKind::Cpu),
-            other => Err(format!("this build has no device `{other}`; it has: cpu")),
-        }
+        let gpu = match text.split_once(':') {
+            None if text == "cpu" => return Ok(DeviceKind::Cpu),
+            None if text == "cuda" => Some(0),
+            Some(("cuda", number)) => number.parse().ok(),
+            _ => None,
+        };
+        gpu.map(DeviceKind::Cuda)
+            .ok_or_else(|| format!("there is no device `{text}`; devices are cpu, cuda and cuda:N"))
     }
 }
 
 impl fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cpu")
+        match self {
+            DeviceKind::Cpu => f.write_str("cpu"),
+            DeviceKind::Cuda(0) => f.write_str("cuda"),
+            DeviceKind::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl Serialize for DeviceKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer)
     }
 }
 

@@ -1,11 +1,9 @@
 //! AdamW over flat parameters, in groups: weight decay on parameters of two and more dimensions only.
 
-use std::ops::Range;
-
 use candle_core::Tensor;
-use mae_model::ops::adamw::{AdamWStep, adamw_step};
+use mae_model::ops::adamw::{AdamWStep, Group, Groups, adamw_step};
 use mae_model::params::write_range;
-use mae_model::{ParamSpec, Params, StateDict, StateTensor};
+use mae_model::{ParamSpec, Params, Record, StateDict, StateTensor};
 
 use crate::error::{Error, Result};
 
@@ -25,26 +23,21 @@ pub struct AdamWSettings {
 /// The optimiser: both moments, and the groups.
 pub struct AdamW {
     settings: AdamWSettings,
-    groups: Vec<Group>,
+    groups: Groups,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-struct Group {
-    range: Range<usize>,
-    decay: bool,
-}
-
 /// Neighbours that are treated alike become one range, the zero gaps between them included.
-fn groups(specs: &[ParamSpec]) -> Vec<Group> {
+fn groups(specs: &[ParamSpec], weight_decay: f64) -> Vec<Group> {
     let mut groups: Vec<Group> = vec![];
     for spec in specs {
+        let weight_decay = if spec.decay { weight_decay } else { 0.0 };
         match groups.last_mut() {
-            Some(last) if last.decay == spec.decay => last.range.end = spec.range().end,
+            Some(last) if last.weight_decay == weight_decay => last.range.end = spec.range().end,
             _ => groups.push(Group {
                 range: spec.range(),
-                decay: spec.decay,
+                weight_decay,
             }),
         }
     }
@@ -56,48 +49,44 @@ impl AdamW {
     pub fn new(params: &Params, settings: AdamWSettings) -> Result<Self> {
         Ok(AdamW {
             settings,
-            groups: groups(params.specs()),
+            groups: Groups::new(
+                groups(params.specs(), settings.weight_decay),
+                params.flat_len(),
+            ),
             exp_avg: params.zeros_like_flat()?,
             exp_avg_sq: params.zeros_like_flat()?,
         })
     }
 
-    /// Updates `params` from `grads` times `grad_scale`. `step` counts updates from 1.
+    /// Updates `params` from `grads` as `record` has settled it. `step` counts updates from 1.
     pub fn step(
         &mut self,
         params: &Params,
         grads: &Tensor,
-        grad_scale: f32,
+        record: &Record,
         lr: f64,
         step: u64,
     ) -> Result<()> {
         let AdamWSettings {
+            beta1, beta2, eps, ..
+        } = self.settings;
+        let step = AdamWStep {
+            lr,
             beta1,
             beta2,
             eps,
-            weight_decay,
-        } = self.settings;
-        for group in &self.groups {
-            let weight_decay = if group.decay { weight_decay } else { 0.0 };
-            let step = AdamWStep {
-                lr,
-                beta1,
-                beta2,
-                eps,
-                weight_decay,
-                grad_scale,
-                step,
-            };
-            adamw_step(
-                params.flat(),
-                grads,
-                &self.exp_avg,
-                &self.exp_avg_sq,
-                group.range.clone(),
-                &step,
-            )?;
-        }
-        Ok(())
+            step,
+        };
+        let weights = (params.flat(), params.low());
+        let moments = (&self.exp_avg, &self.exp_avg_sq);
+        Ok(adamw_step(
+            weights,
+            grads,
+            moments,
+            &self.groups,
+            record,
+            &step,
+        )?)
     }
 
     fn moments(&self) -> [(&'static str, &Tensor); 2] {
@@ -171,17 +160,28 @@ mod tests {
         .unwrap()
     }
 
+    fn settled(grads: &Tensor) -> Record {
+        let record = Record::new(grads.device(), None).unwrap();
+        record.settle(grads).unwrap();
+        record
+    }
+
     #[test]
     fn groups_cover_every_parameter_with_its_own_decay() {
         let mae = mae();
-        let groups = groups(mae.params.specs());
+        let groups = groups(mae.params.specs(), 0.05);
         for spec in mae.params.specs() {
             let of: Vec<&Group> = groups
                 .iter()
                 .filter(|g| g.range.start <= spec.offset && spec.range().end <= g.range.end)
                 .collect();
             assert_eq!(of.len(), 1, "{}", spec.name);
-            assert_eq!(of[0].decay, spec.shape.len() > 1, "{}", spec.name);
+            assert_eq!(
+                of[0].weight_decay > 0.0,
+                spec.shape.len() > 1,
+                "{}",
+                spec.name
+            );
         }
         assert!(
             groups
@@ -198,7 +198,7 @@ mod tests {
         let grads = mae.params.zeros_like_flat().unwrap();
         AdamW::new(&mae.params, SETTINGS)
             .unwrap()
-            .step(&mae.params, &grads, 1.0, 0.1, 1)
+            .step(&mae.params, &grads, &settled(&grads), 0.1, 1)
             .unwrap();
         let after = mae.params.to_vec().unwrap();
         for spec in mae.params.specs() {
@@ -230,19 +230,26 @@ mod tests {
             )
             .unwrap();
         }
+        let record = settled(&grads);
         let mut straight = AdamW::new(&one.params, SETTINGS).unwrap();
         for step in 1..=4 {
-            straight.step(&one.params, &grads, 1.0, 1e-3, step).unwrap();
+            straight
+                .step(&one.params, &grads, &record, 1e-3, step)
+                .unwrap();
         }
         let mut first = AdamW::new(&two.params, SETTINGS).unwrap();
         for step in 1..=2 {
-            first.step(&two.params, &grads, 1.0, 1e-3, step).unwrap();
+            first
+                .step(&two.params, &grads, &record, 1e-3, step)
+                .unwrap();
         }
         let state = first.state(&two.params).unwrap();
         let mut second = AdamW::new(&two.params, SETTINGS).unwrap();
         second.load_state(&two.params, &state).unwrap();
         for step in 3..=4 {
-            second.step(&two.params, &grads, 1.0, 1e-3, step).unwrap();
+            second
+                .step(&two.params, &grads, &record, 1e-3, step)
+                .unwrap();
         }
         assert_eq!(one.params.to_vec().unwrap(), two.params.to_vec().unwrap());
         assert_eq!(

@@ -1,0 +1,169 @@
+//! What an update of the weights came to: kept on the device, where the update needs it, and read from there without holding it up.
+
+use std::collections::VecDeque;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::Result;
+#[cfg(feature = "cuda")]
+use crate::cuda::Readback;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
+use crate::ops::access::{read, write};
+use crate::ops::{Accumulate, reduce};
+
+/// Numbers of a record: loss, norm, factor, halted.
+pub(crate) const LEN: usize = 4;
+
+/// What an update came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// Mean loss over the update's batches.
+    pub loss: f32,
+    /// The Euclidean norm of the gradient before clipping; on the CPU only where it is clipped.
+    pub grad_norm: Option<f32>,
+    /// Whether the weights were left alone, as the loss or the norm, of this update or an earlier one, is no finite number.
+    pub halted: bool,
+}
+
+/// See the [module](self).
+pub struct Record {
+    numbers: Tensor,
+    clip: Option<f64>,
+    pending: VecDeque<Pending>,
+    #[cfg(feature = "cuda")]
+    readback: Option<Readback>,
+}
+
+enum Pending {
+    Known(Outcome),
+    #[cfg(feature = "cuda")]
+    Underway(crate::cuda::Reading),
+}
+
+impl Record {
+    /// For a model on `device`; `clip` bounds the norm of its gradients.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn new(device: &Device, clip: Option<f64>) -> Result<Self> {
+        Ok(Self {
+            numbers: Tensor::zeros(LEN, DType::F32, device)?,
+            clip,
+            pending: VecDeque::new(),
+            #[cfg(feature = "cuda")]
+            readback: match device {
+                Device::Cuda(device) => Some(Readback::new(device)),
+                _ => None,
+            },
+        })
+    }
+
+    /// `[loss, norm, factor, halted]`.
+    pub(crate) fn numbers(&self) -> &Tensor {
+        &self.numbers
+    }
+
+    /// Takes `share` of the mean of a batch's errors into the loss of this update, as its first batch or a later one.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(crate) fn loss(&self, errors: &Tensor, share: f32, mode: Accumulate) -> Result<()> {
+        #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+        if let Some(engine) = kernels::engine(errors) {
+            return kernels::update::loss(&engine, errors, share, &self.numbers, mode);
+        }
+        let mean = reduce::mean(errors)? as f32 * share;
+        write(&self.numbers, |record| {
+            record[0] = match mode {
+                Accumulate::Replace => mean,
+                Accumulate::Add => record[0] + mean,
+            };
+            Ok(())
+        })
+    }
+
+    /// Decides how the update's gradients are applied: clipped to their norm, or, where that or the loss is not finite, not at all.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn settle(&self, grads: &Tensor) -> Result<()> {
+        #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+        if let Some(engine) = kernels::engine(grads) {
+            return kernels::update::settle(&engine, grads, self.clip, &self.numbers);
+        }
+        let norm = match self.clip {
+            Some(_) => reduce::global_norm(grads)?,
+            None => 0.0,
+        };
+        write(&self.numbers, |record| {
+            record[1] = norm as f32;
+            // As torch.nn.utils.clip_grad_norm_.
+            record[2] =
+                self.clip
+                    .map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0)) as f32;
+            if !norm.is_finite() || !record[0].is_finite() {
+                record[3] = 1.0;
+            }
+            Ok(())
+        })
+    }
+
+    /// Asks for what the update came to, once all that is queued before is done.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn ask(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(readback) = &mut self.readback {
+            let reading = readback.begin(&self.numbers)?;
+            self.pending.push_back(Pending::Underway(reading));
+            return Ok(());
+        }
+        let numbers = read(&self.numbers)?;
+        let outcome = self.outcome(numbers.f32()?);
+        self.pending.push_back(Pending::Known(outcome));
+        Ok(())
+    }
+
+    /// Of the updates asked about, the first that is not taken yet, if what it came to is here; `wait` until it is.
+    ///
+    /// # Errors
+    /// If the device fails.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(unused_variables, reason = "nothing is ever underway")
+    )]
+    pub fn take(&mut self, wait: bool) -> Result<Option<Outcome>> {
+        match self.pending.pop_front() {
+            None => Ok(None),
+            Some(Pending::Known(outcome)) => Ok(Some(outcome)),
+            #[cfg(feature = "cuda")]
+            Some(Pending::Underway(reading)) => {
+                if !wait && !reading.is_done()? {
+                    self.pending.push_front(Pending::Underway(reading));
+                    return Ok(None);
+                }
+                let numbers = match &mut self.readback {
+                    Some(readback) => readback.finish(reading)?,
+                    None => unreachable!("readings come from the readback"),
+                };
+                Ok(Some(self.outcome(&numbers)))
+            }
+        }
+    }
+
+    /// Updates asked about and not taken yet.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    fn outcome(&self, numbers: &[f32]) -> Outcome {
+        let known = self.clip.is_some() || !self.numbers.device().is_cpu();
+        Outcome {
+            loss: numbers[0],
+            grad_norm: known.then_some(numbers[1]),
+            halted: numbers[3] != 0.0,
+        }
+    }
+}
