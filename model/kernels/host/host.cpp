@@ -1,10 +1,12 @@
 // The kernels as functions of the host, launched by name as the driver does.
 #include "shim.h"
 
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <ucontext.h>
 #include <array>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -25,14 +27,18 @@ struct Barrier {
     uint32_t waiting = 0, turn = 0;
 };
 
+// Started by its context, which costs a system call, and from then on switched to by jumps, which cost none.
 struct Fibre {
     ucontext_t context;
-    bool done = false;
+    jmp_buf place;
+    bool started = false, done = false;
 };
+
+// The fibres' stacks, kept from launch to launch.
+thread_local std::vector<std::unique_ptr<char[]>> stacks;
 
 struct Block {
     std::vector<Fibre> fibres;
-    std::vector<char> stacks;
     std::vector<Barrier> warps;
     std::vector<uint32_t> values;
     // What a lane gives to an instruction of its whole warp.
@@ -43,7 +49,7 @@ struct Block {
     uint32_t running = 0, current = 0;
     // Whether something happened since the scheduler last began with the first fibre.
     bool progress = false;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     void (*body)(void *) = nullptr;
     void *argument = nullptr;
 };
@@ -56,8 +62,9 @@ void set_thread(uint32_t thread) {
 }
 
 void yield() {
-    const uint32_t me = block->current;
-    swapcontext(&block->fibres[me].context, &block->scheduler);
+    if (_setjmp(block->fibres[block->current].place) == 0) {
+        _longjmp(block->scheduler, 1);
+    }
 }
 
 void wait(Barrier &barrier, uint32_t count) {
@@ -85,6 +92,23 @@ void enter() {
     yield();
 }
 
+// Lets a fibre run until it waits or is done.
+void resume(Fibre &fibre, char *stack) {
+    if (_setjmp(block->scheduler) != 0) {
+        return;
+    }
+    if (fibre.started) {
+        _longjmp(fibre.place, 1);
+    }
+    fibre.started = true;
+    getcontext(&fibre.context);
+    fibre.context.uc_stack.ss_sp = stack;
+    fibre.context.uc_stack.ss_size = STACK;
+    fibre.context.uc_link = nullptr;
+    makecontext(&fibre.context, enter, 0);
+    setcontext(&fibre.context);
+}
+
 void run_block(void (*body)(void *), void *argument) {
     const uint32_t threads = blockDim.x * blockDim.y * blockDim.z;
     block->body = body;
@@ -96,23 +120,20 @@ void run_block(void (*body)(void *), void *argument) {
     block->values.assign(threads, 0);
     block->words.resize(threads);
     block->rows.resize(threads);
-    block->fibres.assign(threads, Fibre());
-    block->stacks.resize(threads * STACK);
+    block->fibres.resize(threads);
+    while (stacks.size() < threads) {
+        stacks.emplace_back(new char[STACK]);
+    }
     block->running = threads;
     for (uint32_t i = 0; i < threads; i++) {
-        ucontext_t &context = block->fibres[i].context;
-        getcontext(&context);
-        context.uc_stack.ss_sp = block->stacks.data() + i * STACK;
-        context.uc_stack.ss_size = STACK;
-        context.uc_link = nullptr;
-        makecontext(&context, enter, 0);
+        block->fibres[i].started = block->fibres[i].done = false;
     }
     while (block->running > 0) {
         block->progress = false;
         for (uint32_t i = 0; i < threads; i++) {
             if (!block->fibres[i].done) {
                 set_thread(i);
-                swapcontext(&block->scheduler, &block->fibres[i].context);
+                resume(block->fibres[i], stacks[i].get());
             }
         }
         if (!block->progress) {
