@@ -14,6 +14,8 @@ struct Record {
     float factor;
     // 1 from the first loss or norm that is no finite number.
     float halted;
+    // Batches so far, and the first of them whose loss was no finite number, or -1.
+    float batches, bad_batch;
 };
 
 // Groups of parameters that are treated alike, at most.
@@ -36,7 +38,16 @@ MAE_KERNEL(1024) record_loss(const float *errors, uint64_t count, float share, u
     }
     block_sums(sum, parts);
     if (threadIdx.x == 0) {
-        record->loss = (add ? record->loss : 0.0f) + sum[0] / (float)count * share;
+        const float loss = sum[0] / (float)count;
+        if (!add) {
+            record->loss = record->batches = 0.0f;
+            record->bad_batch = -1.0f;
+        }
+        if (!finite(loss) && record->bad_batch < 0.0f) {
+            record->bad_batch = record->batches;
+        }
+        record->loss += loss * share;
+        record->batches += 1.0f;
     }
 }
 

@@ -42,6 +42,7 @@ mod init;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
 pub mod kernels;
 pub mod mae;
+pub mod memory;
 mod names;
 pub mod ops;
 pub mod params;
@@ -61,6 +62,7 @@ pub use error::{Error, Result};
 pub use feed::{Feeder, HostInput};
 pub use flops::Flops;
 pub use mae::{Mae, MaeInput, MaeWorkspace};
+pub use memory::StepMemory;
 pub use names::{StateDict, StateTensor};
 pub use ops::Accumulate;
 pub use params::{ParamSpec, Params};

@@ -303,8 +303,17 @@ impl Mae {
         keep: usize,
         activations: Activations,
     ) -> Result<MaeWorkspace> {
-        let (config, planner) = (&self.config, self.planner());
-        let planner = &planner;
+        self.plan(batch, keep, activations, &self.planner())
+    }
+
+    pub(crate) fn plan(
+        &self,
+        batch: usize,
+        keep: usize,
+        activations: Activations,
+        planner: &Planner,
+    ) -> Result<MaeWorkspace> {
+        let config = &self.config;
         let patches = config.patches();
         if keep == 0 || keep >= patches {
             return Err(Error::Config(format!(

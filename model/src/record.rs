@@ -12,8 +12,8 @@ use crate::kernels;
 use crate::ops::access::{read, write};
 use crate::ops::{Accumulate, reduce};
 
-/// Numbers of a record: loss, norm, factor, halted.
-pub(crate) const LEN: usize = 4;
+/// Numbers of a record: loss, norm, factor, halted, batches, bad batch.
+pub(crate) const LEN: usize = 6;
 
 /// What an update came to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +24,8 @@ pub struct Outcome {
     pub grad_norm: Option<f32>,
     /// Whether the weights were left alone, as the loss or the norm, of this update or an earlier one, is no finite number.
     pub halted: bool,
+    /// The first of the update's batches whose loss is no finite number.
+    pub bad_batch: Option<usize>,
 }
 
 /// See the [module](self).
@@ -59,7 +61,7 @@ impl Record {
         })
     }
 
-    /// `[loss, norm, factor, halted]`.
+    /// As [`LEN`] says.
     pub(crate) fn numbers(&self) -> &Tensor {
         &self.numbers
     }
@@ -73,12 +75,16 @@ impl Record {
         if let Some(engine) = kernels::engine(errors) {
             return kernels::update::loss(&engine, errors, share, &self.numbers, mode);
         }
-        let mean = reduce::mean(errors)? as f32 * share;
+        let loss = reduce::mean(errors)? as f32;
         write(&self.numbers, |record| {
-            record[0] = match mode {
-                Accumulate::Replace => mean,
-                Accumulate::Add => record[0] + mean,
-            };
+            if mode == Accumulate::Replace {
+                (record[0], record[4], record[5]) = (0.0, 0.0, -1.0);
+            }
+            if !loss.is_finite() && record[5] < 0.0 {
+                record[5] = record[4];
+            }
+            record[0] += loss * share;
+            record[4] += 1.0;
             Ok(())
         })
     }
@@ -164,6 +170,7 @@ impl Record {
             loss: numbers[0],
             grad_norm: known.then_some(numbers[1]),
             halted: numbers[3] != 0.0,
+            bad_batch: (numbers[5] >= 0.0).then_some(numbers[5] as usize),
         }
     }
 }

@@ -17,7 +17,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::terminal::bars;
-use crate::units::show_memory;
+use crate::units::{show_bytes, show_memory};
 use crate::{Outcome, Usage};
 
 /// Pre-train a masked autoencoder on tar shards, or go on with a run
@@ -160,6 +160,13 @@ impl Observer for Progress {
             "loader: {}; at most {}",
             start.decoder,
             show_memory(start.loader_memory)
+        );
+        let (memory, batch) = (start.step_memory, start.config.batch_size);
+        tracing::info!(
+            "a step on {}: {} for weights, gradients and moments, {} for {batch} images",
+            start.config.device,
+            show_bytes(memory.parameters),
+            show_bytes(memory.apart + memory.image * batch as u64)
         );
         (self.total_steps, self.epochs) = (start.total_steps, start.config.epochs);
         if io::stderr().is_terminal() {

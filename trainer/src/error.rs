@@ -162,10 +162,27 @@ pub enum Error {
         /// Batches an update.
         accum_iter: usize,
     },
+    /// A step is too large for the GPU.
+    #[error(
+        "a step on {batch} images takes {:.1} GB of the GPU's memory, of which {:.1} GB are free: {}",
+        *needed as f64 / 1e9, *free as f64 / 1e9, smaller(*fits, *recomputing)
+    )]
+    Memory {
+        /// Images a batch.
+        batch: usize,
+        /// Bytes that it takes.
+        needed: u64,
+        /// Bytes that there are.
+        free: u64,
+        /// Images that there is room for.
+        fits: usize,
+        /// Images that there is room for with activation checkpointing, where it is off.
+        recomputing: Option<usize>,
+    },
     /// The loss is not a number any more.
     #[error(
         "the loss at step {step} is {loss}; training stopped before it could spoil the weights. The last checkpoint \
-         is good. A lower learning rate or --clip-grad 1 usually helps. Samples of that update: {}",
+         is good. A lower learning rate or --clip-grad 1 usually helps. Samples of that batch: {}",
         names(samples)
     )]
     NonFiniteLoss {
@@ -173,7 +190,7 @@ pub enum Error {
         step: u64,
         /// The loss.
         loss: f32,
-        /// The update's samples, as `shard: key`.
+        /// The batch's samples, as `shard: key`.
         samples: Vec<String>,
     },
     /// The gradient is not a number any more.
@@ -237,5 +254,18 @@ fn names(samples: &[String]) -> String {
     match samples.len().saturating_sub(SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
+    }
+}
+
+/// What to do where a batch does not fit.
+fn smaller(fits: usize, recomputing: Option<usize>) -> String {
+    let recomputing = recomputing.filter(|&images| images > fits).map(|images| {
+        format!("with --activation-checkpointing --batch-size {images}, at a third more time")
+    });
+    match (fits, recomputing) {
+        (0, None) => "not one image fits; take a smaller model".into(),
+        (0, Some(other)) => format!("not one image fits, but {other}"),
+        (fits, None) => format!("--batch-size {fits} fits"),
+        (fits, Some(other)) => format!("--batch-size {fits} fits, or {other}"),
     }
 }

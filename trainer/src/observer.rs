@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mae_loader::MemoryBound;
+use mae_model::StepMemory;
 
 use crate::config::PretrainConfig;
 use crate::metrics::log::{EpochLine, StepLine};
@@ -25,6 +26,8 @@ pub struct Start<'a> {
     pub decoder: String,
     /// The most memory that the loader of the training images takes.
     pub loader_memory: MemoryBound,
+    /// What a training step takes where the arithmetic runs.
+    pub step_memory: StepMemory,
     /// Updates an epoch.
     pub steps_per_epoch: u64,
     /// Updates of the whole run.

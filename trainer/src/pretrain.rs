@@ -63,6 +63,7 @@ pub fn pretrain(
         parts: &data.parts,
         decoder: data.loader.decoder(),
         loader_memory: data.loader.memory_bound(),
+        step_memory: run.stepper.memory(),
         steps_per_epoch: data.steps_per_epoch,
         total_steps: run.total_steps,
         step: run.progress.step,
@@ -305,11 +306,14 @@ impl<'a> Run<'a> {
             };
             let (step, grad_norm) = (update.step, outcome.grad_norm.map(f64::from));
             if outcome.halted {
-                let samples = update
-                    .samples
-                    .iter()
-                    .map(|id| self.data.train.describe(*id));
-                let samples = samples.collect();
+                // The batch's, where one has no loss; else all.
+                let each = update.samples.len() / self.config.accum_iter;
+                let guilty = match outcome.bad_batch {
+                    Some(batch) => &update.samples[batch * each..][..each],
+                    None => &update.samples,
+                };
+                let describe = |id: &SampleId| self.data.train.describe(*id);
+                let samples = guilty.iter().map(describe).collect();
                 return Err(match grad_norm {
                     Some(norm) if outcome.loss.is_finite() => Error::NonFiniteGradient {
                         step,

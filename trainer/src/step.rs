@@ -3,7 +3,10 @@
 use candle_core::Tensor;
 use mae_loader::HostBatch;
 use mae_model::ops::reduce;
-use mae_model::{Accumulate, Activations, HostInput, Mae, MaeInput, MaeWorkspace, Outcome, Record};
+use mae_model::{
+    Accumulate, Activations, HostInput, Mae, MaeInput, MaeWorkspace, Outcome, Record, StepMemory,
+    memory,
+};
 
 use crate::error::{Error, Result};
 use crate::optim::AdamW;
@@ -15,6 +18,7 @@ pub struct Stepper {
     pub(crate) workspace: MaeWorkspace,
     grads: Tensor,
     record: Record,
+    memory: StepMemory,
     /// Whether the gradients are still those of the last update.
     spent: bool,
 }
@@ -31,7 +35,10 @@ impl Stepper {
         activations: Activations,
         clip: Option<f64>,
     ) -> Result<Self> {
+        let memory = mae.step_memory(keep, activations)?;
+        check_room(&mae, memory, (batch, keep), activations)?;
         Ok(Stepper {
+            memory,
             workspace: mae.workspace(batch, keep, activations)?,
             grads: mae.params.zeros_like_flat()?,
             record: Record::new(mae.device(), clip)?,
@@ -39,6 +46,11 @@ impl Stepper {
             mae,
             adamw,
         })
+    }
+
+    /// What a step takes.
+    pub fn memory(&self) -> StepMemory {
+        self.memory
     }
 
     /// Goes forward through a batch, whose loss has so much of a share in that of the update.
@@ -102,6 +114,34 @@ impl Stepper {
             Err(Error::NonFiniteWeights { step })
         }
     }
+}
+
+/// Refuses a batch that the GPU has no room for. All but the gradients and the workspace is there already.
+fn check_room(
+    mae: &Mae,
+    memory: StepMemory,
+    (batch, keep): (usize, usize),
+    activations: Activations,
+) -> Result<()> {
+    let Some((free, _)) = memory::of_device(mae.device())? else {
+        return Ok(());
+    };
+    let there = memory.parameters - mae.params.flat_len() as u64 * 4;
+    let (needed, room) = (memory.total(batch) - there, free + there);
+    if needed <= free {
+        return Ok(());
+    }
+    let recomputing = match activations {
+        Activations::Keep => Some(mae.step_memory(keep, Activations::Recompute)?.fits(room)),
+        Activations::Recompute => None,
+    };
+    Err(Error::Memory {
+        batch,
+        needed,
+        free,
+        fits: memory.fits(room),
+        recomputing,
+    })
 }
 
 /// A batch of the loader, for [`mae_model::Feeder`].

@@ -41,6 +41,16 @@ pub fn device(ordinal: usize) -> Result<Device> {
     Ok(Device::Cuda(device))
 }
 
+/// Free and all bytes of a GPU.
+pub(crate) fn memory(device: &CudaDevice) -> Result<(u64, u64)> {
+    let stream = device.cuda_stream();
+    let (free, all) = stream
+        .context()
+        .mem_get_info()
+        .map_err(|error| failed(format!("cannot ask the GPU for its memory: {error}")))?;
+    Ok((free as u64, all as u64))
+}
+
 // SAFETY: plain numbers in C's layout, as the kernels declare it.
 unsafe impl DeviceRepr for Channels {}
 // SAFETY: as above.

@@ -78,6 +78,10 @@ fn check(s: &mut Session<'_>, len: usize, clip: Option<f64>) -> Result<()> {
             format!("{name}, halted at the third"),
             two.halted == (number == 3),
         )?;
+        s.truth(
+            format!("{name}, for the second batch"),
+            two.bad_batch == one.bad_batch && two.bad_batch == (number == 3).then_some(1),
+        )?;
         if number < 3 {
             let scalar = |x: f32| Tensor::new(&[x], p.device());
             s.compare(
