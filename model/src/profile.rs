@@ -8,7 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
+
 static ON: AtomicBool = AtomicBool::new(false);
+/// The device to wait for at an operation's end, where it works on after the host has queued it.
+static DEVICE: Mutex<Option<Device>> = Mutex::new(None);
 static TIMES: Mutex<BTreeMap<&'static str, (u64, Duration)>> = Mutex::new(BTreeMap::new());
 
 /// What one operation took since [`start`].
@@ -22,8 +26,9 @@ pub struct OpTime {
     pub time: Duration,
 }
 
-/// Begins to count, from nothing.
-pub fn start() {
+/// Begins to count operations on `device`, from nothing. A GPU is waited for after each, so each pays for its launch.
+pub fn start(device: &Device) {
+    *DEVICE.lock().unwrap_or_else(PoisonError::into_inner) = Some(device.clone());
     TIMES.lock().unwrap_or_else(PoisonError::into_inner).clear();
     ON.store(true, Ordering::Relaxed);
 }
@@ -56,6 +61,10 @@ pub(crate) struct Span {
 impl Drop for Span {
     fn drop(&mut self) {
         if let Some(started) = self.started {
+            if let Some(device) = &*DEVICE.lock().unwrap_or_else(PoisonError::into_inner) {
+                // A device that fails says so to the next operation.
+                let _ = device.synchronize();
+            }
             let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
             let (calls, time) = times.entry(self.name).or_default();
             *calls += 1;

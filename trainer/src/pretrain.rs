@@ -122,6 +122,8 @@ struct Run<'a> {
     /// The step at which the last picture was drawn.
     drawn: Option<u64>,
     last_epoch: Option<EpochLine>,
+    /// How long the device had waited for data by then, where it counts.
+    device_waited: Duration,
     /// When an update was last known to be done.
     last_done: Instant,
 }
@@ -182,6 +184,7 @@ impl<'a> Run<'a> {
                 .map(|checkpoint| (checkpoint.info.state.step, checkpoint.info.path.clone())),
             drawn: None,
             last_epoch: None,
+            device_waited: Duration::ZERO,
             last_done: Instant::now(),
         })
     }
@@ -333,7 +336,12 @@ impl<'a> Run<'a> {
             for (sum, count) in self.data_samples.iter_mut().zip(counts) {
                 *sum += count;
             }
-            throughput.add(update.images, update.waited);
+            // A GPU's own waiting, by its clock; else the host's.
+            let waited = match self.feeder.waited()? {
+                Some(total) => total - std::mem::replace(&mut self.device_waited, total),
+                None => update.waited,
+            };
+            throughput.add(update.images, waited);
             observer.step(&StepReport {
                 step,
                 epoch: update.epoch,
@@ -341,7 +349,7 @@ impl<'a> Run<'a> {
                 lr: update.lr,
                 images: update.images,
                 took: self.last_done.max(update.begun).elapsed(),
-                waited: update.waited,
+                waited,
             });
             self.last_done = Instant::now();
             if step.is_multiple_of(self.config.log_every) || step == self.total_steps {

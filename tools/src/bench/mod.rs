@@ -2,6 +2,7 @@
 
 mod loader;
 mod process;
+mod run;
 mod step;
 
 use clap::{Args, Subcommand};
@@ -18,12 +19,14 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     Loader(loader::LoaderArgs),
+    Run(run::RunArgs),
     Step(step::StepArgs),
 }
 
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<Outcome> {
     match args.command {
         BenchCommand::Loader(args) => loader::run(&args),
+        BenchCommand::Run(args) => run::run(&args),
         BenchCommand::Step(args) => step::run(&args),
     }
 }

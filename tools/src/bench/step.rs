@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use clap::Args;
 use mae_model::ops::linear;
 use mae_model::profile::{self, OpTime};
-use mae_model::{Activations, Mae, MaeConfig, MaeInput, Precision};
+use mae_model::{Activations, Mae, MaeConfig, MaeInput, Precision, memory};
 use mae_trainer::Stepper;
 use mae_trainer::config::{DeviceKind, InputSize};
 use mae_trainer::optim::{AdamW, AdamWSettings};
@@ -19,15 +19,19 @@ use super::process;
 use crate::units::show_bytes;
 use crate::{Outcome, Usage, table};
 
-/// Side of the square matrices whose product gives the machine's rate.
+/// Side of the square matrices whose product gives the machine's rate, on the CPU and on a GPU.
 const PRODUCT_SIDE: usize = 2048;
+const GPU_PRODUCT_SIDE: usize = 8192;
+/// Steps that a GPU may be behind before the host waits.
+const BEHIND: usize = 3;
 /// Different batches, taken in turn.
 const INPUTS: usize = 4;
 
 /// Time a training step on random images: forward, backward, optimiser
 ///
 /// Operations are counted as two for each multiply-add of the model's products, forward and backward, nothing else and nothing
-/// twice. The product rate that they are compared with is measured first, on square matrices of 2048.
+/// twice. The product rate that they are compared with is measured first, on square matrices of 2048, on a GPU of 8192. On a GPU
+/// steps follow each other without waiting for the host; forward, backward and optimiser are measured apart, in steps of their own.
 #[derive(Debug, Args)]
 pub(crate) struct StepArgs {
     /// Model by name, as `mae pretrain` takes it
@@ -54,9 +58,13 @@ pub(crate) struct StepArgs {
     #[arg(long, value_name = "NORM")]
     clip_grad: Option<f64>,
 
-    /// Where the arithmetic runs
+    /// Where the arithmetic runs: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: DeviceKind,
+
+    /// Numbers of activations and products: f32, tf32 or bf16 [default: bf16 on a GPU, f32 on the CPU]
+    #[arg(long, value_name = "PRECISION")]
+    precision: Option<Precision>,
 
     /// Threads for arithmetic; 0 takes every core
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -88,6 +96,7 @@ struct Report {
     visible_patches: usize,
     removed_patches: usize,
     device: String,
+    precision: Precision,
     threads: usize,
     steps: usize,
     images_per_second: f64,
@@ -136,13 +145,18 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
     let device = mae_trainer::device::open(args.device)?;
     let config = config(args).map_err(|error| Usage(error.to_string()))?;
     let keep = config.keep(args.mask_ratio);
-    let product_rate = product_rate(&device)?;
+    let precision = args
+        .precision
+        .unwrap_or_else(|| args.device.default_precision());
+    let product_rate = product_rate(&device, precision)?;
     process::forget_peak();
 
     let inputs = (0..INPUTS)
         .map(|seed| input(&config, args.batch_size, keep, seed as u64, &device))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let mae = Mae::new(config.clone(), &device, 0)?;
+    let mut mae = Mae::new(config.clone(), &device, 0)?;
+    mae.set_precision(precision)
+        .map_err(|error| Usage(error.to_string()))?;
     let parameters = mae.params.count();
     let settings = AdamWSettings {
         beta1: 0.9,
@@ -165,8 +179,10 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
         let input = &inputs[number % INPUTS];
         let started = Instant::now();
         stepper.forward(input, 1.0)?;
+        device.synchronize()?;
         let forward = started.elapsed();
         stepper.backward(input, 1.0)?;
+        device.synchronize()?;
         let backward = started.elapsed() - forward;
         stepper.apply(1e-4, number as u64 + 1)?;
         if let Some(outcome) = stepper.outcome(true)? {
@@ -179,7 +195,7 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
         step(number)?;
     }
     if args.profile {
-        profile::start();
+        profile::start(&device);
     }
     let before = process::usage();
     let times = (warm_up..warm_up + args.steps)
@@ -189,13 +205,19 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
     let operations = args.profile.then(profile::finish);
 
     let part = |i: usize| median(times.iter().map(|t| t[i].as_secs_f64()).collect());
-    let whole: Vec<f64> = times
-        .iter()
-        .map(|t| t.iter().sum::<Duration>().as_secs_f64())
-        .collect();
+    let whole: Vec<f64> = if device.is_cpu() {
+        let sum = |t: &[Duration; 3]| t.iter().sum::<Duration>().as_secs_f64();
+        times.iter().map(sum).collect()
+    } else {
+        let first = warm_up + args.steps;
+        in_a_row(&mut stepper, &inputs, first..first + args.steps)?
+    };
     let step_seconds = median(whole.clone());
     let flop = config.flops(keep).total() * args.batch_size as f64;
-    let peak = process::peak_memory();
+    let peak = match memory::of_device(&device)? {
+        Some((free, all)) => Some(all - free),
+        None => process::peak_memory(),
+    };
     let report = Report {
         model: args.model.clone(),
         parameters,
@@ -204,6 +226,7 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
         visible_patches: keep,
         removed_patches: config.patches() - keep,
         device: args.device.to_string(),
+        precision,
         threads: mae_model::threads(),
         steps: args.steps,
         images_per_second: args.batch_size as f64 / step_seconds,
@@ -218,7 +241,7 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
         gigaflop_per_image: config.flops(keep).total() / 1e9,
         gigaflop_per_second: flop / step_seconds / 1e9,
         product_gigaflop_per_second: product_rate / 1e9,
-        share_of_product_rate: flop / (part(0) + part(1)) / product_rate,
+        share_of_product_rate: flop / (step_seconds - part(2)) / product_rate,
         peak_memory_bytes: peak,
         memory_beyond_parameters_bytes: peak
             .map(|peak| peak.saturating_sub(16 * parameters as u64)),
@@ -246,15 +269,49 @@ fn config(args: &StepArgs) -> mae_model::Result<MaeConfig> {
     Ok(config)
 }
 
+/// Seconds of each of some steps that follow each other without a pause: from when one is done to when the next is.
+fn in_a_row(
+    stepper: &mut Stepper,
+    inputs: &[MaeInput],
+    steps: std::ops::Range<usize>,
+) -> anyhow::Result<Vec<f64>> {
+    let (mut done, mut queued) = (vec![], 0);
+    let mut last = Instant::now();
+    let mut note = |done: &mut Vec<f64>| {
+        done.push(last.elapsed().as_secs_f64());
+        last = Instant::now();
+    };
+    // The first ones fill the queue.
+    let count = steps.len() + 2;
+    for number in steps.start..steps.start + count {
+        let input = &inputs[number % inputs.len()];
+        stepper.forward(input, 1.0)?;
+        stepper.backward(input, 1.0)?;
+        stepper.apply(1e-4, number as u64 + 1)?;
+        queued += 1;
+        while done.len() + BEHIND < queued && stepper.outcome(true)?.is_some() {
+            note(&mut done);
+        }
+    }
+    while stepper.outcome(true)?.is_some() {
+        note(&mut done);
+    }
+    Ok(done.split_off(2))
+}
+
 /// Operations a second of a large product: the median of several.
-fn product_rate(device: &Device) -> anyhow::Result<f64> {
-    let side = PRODUCT_SIDE;
-    let matrix = || Tensor::ones((side, side), DType::F32, device);
+fn product_rate(device: &Device, precision: Precision) -> anyhow::Result<f64> {
+    let side = if device.is_cpu() {
+        PRODUCT_SIDE
+    } else {
+        GPU_PRODUCT_SIDE
+    };
+    let matrix = || Tensor::ones((side, side), precision.activations(), device);
     let (a, b, product) = (matrix()?, matrix()?, matrix()?);
     let mut seconds = Vec::new();
     for _ in 0..12 {
         let started = Instant::now();
-        linear::backward_input(&a, &b, &product, Precision::F32)?;
+        linear::backward_input(&a, &b, &product, precision)?;
         device.synchronize()?;
         seconds.push(started.elapsed().as_secs_f64());
     }
@@ -361,7 +418,7 @@ fn page(report: &Report) -> String {
     .to_vec();
     rows.insert(0, vec!["batch".to_owned(), report.batch_size.to_string()]);
     let head = [
-        format!("{}, {}", report.model, report.device),
+        format!("{}, {} {}", report.model, report.device, report.precision),
         format!("{} thr", report.threads),
     ];
     let mut text = table::text(&head, &rows);
