@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::augment::Transform;
-use crate::batch::BatchShape;
+use crate::batch::{BatchShape, MemorySource};
 use crate::decode::{AnyDecoder, DecodeQuality, Decoder, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
 use crate::mix::Mixture;
@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) quality: DecodeQuality,
     pub(crate) slices: Slices,
     pub(crate) labels: bool,
+    /// Where the memory of batches comes from.
+    pub(crate) memory: MemorySource,
 }
 
 impl Settings {
@@ -97,6 +99,8 @@ pub struct LoaderBuilder {
     decoder: DecoderKind,
     quality: DecodeQuality,
     drop_last: Option<bool>,
+    #[cfg(feature = "cuda")]
+    page_locked: Option<usize>,
 }
 
 impl LoaderBuilder {
@@ -125,6 +129,8 @@ impl LoaderBuilder {
             decoder: DecoderKind::default(),
             quality: DecodeQuality::default(),
             drop_last: None,
+            #[cfg(feature = "cuda")]
+            page_locked: None,
         }
     }
 
@@ -256,6 +262,14 @@ impl LoaderBuilder {
     /// fewer samples than ranks are left.
     pub fn drop_last(mut self, drop: bool) -> Self {
         self.drop_last = Some(drop);
+        self
+    }
+
+    /// Keep batches in page-locked memory of the NVIDIA GPU of this number, which it copies from while the processor does something
+    /// else. Memory so locked cannot be paged out. Default: ordinary memory.
+    #[cfg(feature = "cuda")]
+    pub fn page_locked(mut self, gpu: usize) -> Self {
+        self.page_locked = Some(gpu);
         self
     }
 
@@ -398,6 +412,10 @@ impl LoaderBuilder {
             quality: self.quality,
             slices,
             labels: self.data.has_labels(),
+            memory: MemorySource {
+                #[cfg(feature = "cuda")]
+                gpu: self.page_locked.map(crate::batch::Gpu::new).transpose()?,
+            },
         })
     }
 

@@ -20,6 +20,19 @@ pub enum Error {
         reason: std::io::Error,
     },
 
+    /// The GPU's driver would not lock memory for batches.
+    #[error(
+        "{} MB of page-locked memory for a batch cannot be had: {reason}. Prefetch fewer batches or make them smaller; limits on \
+         locked memory are `ulimit -l` and those of the container",
+        bytes.div_ceil(1_000_000)
+    )]
+    PageLock {
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// The driver's reason.
+        reason: String,
+    },
+
     /// A shard spec that cannot be understood or names a kind of source that is not supported.
     #[error("shard spec `{spec}`: {reason}")]
     Spec {

@@ -54,6 +54,12 @@ impl Data {
         if let Some(samples) = config.epoch_samples {
             training = training.epoch_samples(samples);
         }
+        // What the GPU copies from; the other loaders' batches it gets once.
+        #[cfg(feature = "cuda")]
+        let training = match config.device {
+            config::DeviceKind::Cuda(ordinal) => training.page_locked(ordinal),
+            config::DeviceKind::Cpu => training,
+        };
         let loader = training
             .clone()
             .image_size(height as u32, width as u32)

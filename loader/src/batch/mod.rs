@@ -3,6 +3,9 @@
 //! [`Buffers`] → [`open`](Buffers::open) → one [`Slot`] a sample, written by any thread → the last slot finished gives a
 //! [`Finished`] batch → [`HostBatch`], lent to the caller → dropped, and its memory goes back to where it came from.
 
+mod memory;
+#[cfg(feature = "cuda")]
+mod page_locked;
 mod slots;
 
 use std::fmt;
@@ -11,9 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::Sender;
 
+use self::memory::Memory;
+pub(crate) use self::memory::MemorySource;
+#[cfg(feature = "cuda")]
+pub(crate) use self::page_locked::Gpu;
 use self::slots::Parts;
 use crate::decode::BadImage;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::order::Cursor;
 use crate::sample::SampleId;
 
@@ -63,30 +70,28 @@ pub enum BadReason {
 /// The memory of one batch, kept between batches.
 pub(crate) struct Buffers {
     shape: BatchShape,
-    pixels: Vec<u8>,
-    ids_keep: Vec<u32>,
-    ids_restore: Vec<u32>,
-    labels: Vec<u32>,
-    samples: Vec<SampleId>,
+    pixels: Memory<u8>,
+    ids_keep: Memory<u32>,
+    ids_restore: Memory<u32>,
+    labels: Memory<u32>,
+    samples: Memory<SampleId>,
 }
 
 impl Buffers {
-    pub(crate) fn new(shape: BatchShape) -> Self {
+    pub(crate) fn new(shape: BatchShape, source: &MemorySource) -> Result<Self> {
         let rows = shape.slots * shape.repeats;
-        Buffers {
+        let sample = SampleId {
+            shard: 0,
+            ordinal: 0,
+        };
+        Ok(Buffers {
             shape,
-            pixels: vec![0; rows * shape.image],
-            ids_keep: vec![0; rows * shape.keep],
-            ids_restore: vec![0; rows * shape.patches],
-            labels: vec![0; rows],
-            samples: vec![
-                SampleId {
-                    shard: 0,
-                    ordinal: 0
-                };
-                rows
-            ],
-        }
+            pixels: source.zeros(rows * shape.image)?,
+            ids_keep: source.zeros(rows * shape.keep)?,
+            ids_restore: source.zeros(rows * shape.patches)?,
+            labels: source.zeros(rows)?,
+            samples: vec![sample; rows].into(),
+        })
     }
 
     /// Begins a batch of `length` samples (1 to the shape's slots): one slot for each of them.
@@ -239,11 +244,11 @@ impl Slot {
             length: batch.length,
             buffers: Buffers {
                 shape: batch.shape,
-                pixels: batch.pixels.into_vec(),
-                ids_keep: batch.ids_keep.into_vec(),
-                ids_restore: batch.ids_restore.into_vec(),
-                labels: batch.labels.into_vec(),
-                samples: batch.samples.into_vec(),
+                pixels: batch.pixels.into_memory(),
+                ids_keep: batch.ids_keep.into_memory(),
+                ids_restore: batch.ids_restore.into_memory(),
+                labels: batch.labels.into_memory(),
+                samples: batch.samples.into_memory(),
             },
             bad,
             error: error.map(|(_, error)| error),
@@ -407,13 +412,17 @@ mod tests {
         }
     }
 
+    fn buffers() -> Buffers {
+        Buffers::new(shape(), &MemorySource::default()).unwrap()
+    }
+
     fn reason() -> BadReason {
         BadReason::Image(BadImage::Truncated)
     }
 
     #[test]
     fn the_last_slot_gives_the_batch_and_dropping_it_gives_the_memory_back() {
-        let mut slots: Vec<Slot> = Buffers::new(shape()).open(7, Cursor::default(), 3);
+        let mut slots: Vec<Slot> = buffers().open(7, Cursor::default(), 3);
         for slot in &mut slots {
             let index = slot.index as u32;
             let parts = slot.parts();
@@ -478,7 +487,7 @@ mod tests {
 
     #[test]
     fn the_lowest_slots_error_is_kept() {
-        let slots: Vec<Slot> = Buffers::new(shape()).open(0, Cursor::default(), 4);
+        let slots: Vec<Slot> = buffers().open(0, Cursor::default(), 4);
         for index in [2, 1, 3] {
             slots[index].fail(Error::Thread {
                 reason: index.to_string(),
@@ -490,9 +499,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_finished_while_its_slots_are_still_being_given_out() {
-        let mut slots = Buffers::new(shape())
-            .open(0, Cursor::default(), 4)
-            .into_iter();
+        let mut slots = buffers().open(0, Cursor::default(), 4).into_iter();
         let finished: Vec<bool> = slots.by_ref().map(|slot| slot.finish().is_some()).collect();
         assert_eq!(finished, [false, false, false, true]);
         assert!(slots.next().is_none());
@@ -500,7 +507,7 @@ mod tests {
 
     #[test]
     fn a_slot_lost_to_a_panic_never_gives_half_a_batch() {
-        let mut slots: Vec<Slot> = Buffers::new(shape()).open(0, Cursor::default(), 4);
+        let mut slots: Vec<Slot> = buffers().open(0, Cursor::default(), 4);
         drop(slots.remove(1));
         assert_eq!(slots.into_iter().filter_map(Slot::finish).count(), 0);
     }

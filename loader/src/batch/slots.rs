@@ -1,44 +1,31 @@
 //! Memory of one batch that many threads fill at once, each its own part.
 //!
-//! The one place of this crate with `unsafe`: a buffer must be one slice in the end, `[B, …]`, but its parts are written by
+//! With `unsafe`, as `memory` and `page_locked`: a buffer must be one slice in the end, `[B, …]`, but its parts are written by
 //! different threads, and borrows cannot be handed to threads that live longer than they do.
 
-use std::mem::ManuallyDrop;
-use std::ptr::NonNull;
+use super::memory::Memory;
 
-/// A vector lent out in equal parts.
-///
-/// The vector is taken apart while it is lent, so that nothing else can refer to its memory.
+/// Memory lent out in equal parts.
 pub(super) struct Parts<T> {
-    start: NonNull<T>,
-    length: usize,
-    capacity: usize,
+    memory: Memory<T>,
     /// Elements in a part.
     width: usize,
 }
 
-// SAFETY: `Parts` owns its elements as a `Vec` does, and gives no access to them through a shared reference but in `part`, whose
-// caller vouches that no two threads hold the same part.
-unsafe impl<T: Send> Send for Parts<T> {}
-// SAFETY: as above.
+// SAFETY: `Parts` gives no access to its elements through a shared reference but in `part`, whose caller vouches that no two threads hold
+// the same part.
 unsafe impl<T: Send> Sync for Parts<T> {}
 
 impl<T> Parts<T> {
-    /// Takes a vector apart into parts of `width` elements (its length must be a multiple of it).
-    pub(super) fn new(vector: Vec<T>, width: usize) -> Self {
+    /// Takes memory apart into parts of `width` elements (its length must be a multiple of it).
+    pub(super) fn new(memory: impl Into<Memory<T>>, width: usize) -> Self {
+        let memory = memory.into();
         assert!(
-            vector.len().is_multiple_of(width),
+            memory.len().is_multiple_of(width),
             "{} elements in parts of {width}",
-            vector.len()
+            memory.len()
         );
-        let mut vector = ManuallyDrop::new(vector);
-        let start = NonNull::new(vector.as_mut_ptr()).unwrap_or(NonNull::dangling());
-        Parts {
-            start,
-            length: vector.len(),
-            capacity: vector.capacity(),
-            width,
-        }
+        Parts { memory, width }
     }
 
     /// Part number `index`.
@@ -49,27 +36,20 @@ impl<T> Parts<T> {
     pub(super) unsafe fn part(&self, index: usize) -> &mut [T] {
         let start = index.checked_mul(self.width).expect("the index of a part");
         assert!(
-            start + self.width <= self.length,
+            start + self.width <= self.memory.len(),
             "part {index} of {} elements",
-            self.length
+            self.memory.len()
         );
-        // SAFETY: the range lies within the vector's initialised elements, which `self` owns and nothing else refers to; parts do
+        // SAFETY: the range lies within the memory's initialised elements, which `self` owns and nothing else refers to; parts do
         // not overlap, and the caller vouches for this one.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(start), self.width) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.memory.start().as_ptr().add(start), self.width)
+        }
     }
 
-    /// The whole vector again. That takes `self`, so no part is still borrowed.
-    pub(super) fn into_vec(self) -> Vec<T> {
-        let this = ManuallyDrop::new(self);
-        // SAFETY: these came from a vector in `new`, and `this` is not dropped, so they are given back once.
-        unsafe { Vec::from_raw_parts(this.start.as_ptr(), this.length, this.capacity) }
-    }
-}
-
-impl<T> Drop for Parts<T> {
-    fn drop(&mut self) {
-        // SAFETY: as in `into_vec`; `self` is not used again.
-        drop(unsafe { Vec::from_raw_parts(self.start.as_ptr(), self.length, self.capacity) });
+    /// The whole memory again. That takes `self`, so no part is still borrowed.
+    pub(super) fn into_memory(self) -> Memory<T> {
+        self.memory
     }
 }
 
@@ -94,7 +74,7 @@ mod tests {
         threads
             .into_iter()
             .for_each(|thread| thread.join().unwrap());
-        let vector = Arc::into_inner(parts).unwrap().into_vec();
+        let vector = Arc::into_inner(parts).unwrap().into_memory();
         assert!(
             vector
                 .iter()
@@ -108,7 +88,7 @@ mod tests {
         let empty = Parts::new(Vec::<u32>::new(), 0);
         // SAFETY: the only reference.
         assert!(unsafe { empty.part(3) }.is_empty());
-        assert!(empty.into_vec().is_empty());
+        assert!(empty.into_memory().is_empty());
         drop(Parts::new(vec![String::from("dropped once")], 1));
     }
 

@@ -126,9 +126,16 @@ impl Batches {
     }
 
     fn add_buffers(&mut self) {
-        self.buffers += 1;
-        // The planner may be gone already, which shows where its batches are missed.
-        let _ = self.home.send(Buffers::new(self.settings.batch_shape()));
+        match Buffers::new(self.settings.batch_shape(), &self.settings.memory) {
+            Ok(buffers) => {
+                self.buffers += 1;
+                // The planner may be gone already, which shows where its batches are missed.
+                let _ = self.home.send(buffers);
+            }
+            Err(error) => {
+                self.failed.get_or_insert(error);
+            }
+        }
     }
 
     /// How long [`next`](Iterator::next) has waited for batches so far.
@@ -143,6 +150,9 @@ impl Batches {
         if self.lent.load(Ordering::Relaxed) >= self.buffers {
             // The caller holds all there are: it would wait for itself.
             self.add_buffers();
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
         }
         let started = Instant::now();
         let batch = self.receive();

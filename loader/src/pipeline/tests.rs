@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::augment::Transform;
-use crate::batch::{BadReason, HostBatch};
+use crate::batch::{BadReason, HostBatch, MemorySource};
 use crate::config::MaskShape;
 use crate::decode::testing::{jpeg, picture};
 use crate::decode::{
@@ -123,6 +123,7 @@ fn settings(fake: &Fake) -> Settings {
             drop_last: true,
         },
         labels: true,
+        memory: MemorySource::default(),
     }
 }
 

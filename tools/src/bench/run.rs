@@ -155,6 +155,11 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         .prefetch(args.prefetch)
         .epochs(u64::MAX)
         .decoder(args.decoder);
+    #[cfg(feature = "cuda")]
+    let loader = match args.device {
+        DeviceKind::Cuda(ordinal) => loader.page_locked(ordinal),
+        DeviceKind::Cpu => loader,
+    };
     let loader = match loader.build() {
         Err(error @ mae_loader::Error::Config { .. }) => {
             return Err(Usage(error.to_string()).into());
