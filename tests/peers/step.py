@@ -13,6 +13,12 @@ leaves out its first steps, compiling included. The table gives the median over 
 
 Memory is the peak of resident memory less 16 bytes a parameter (weights, gradients, two moments); PyTorch's holds the
 libraries too, so it is also given less what was there before the model was made.
+
+    python tests/peers/step.py target/release/mae --device cuda [--json figures.json]
+
+measures on an NVIDIA GPU, where mae is built with CUDA: bfloat16 by autocast, TF32 for what autocast leaves, fused AdamW, and a model
+in plain PyTorch (torch_mae.py, which compares it with transformers'), eager and compiled. Where the Python that runs this has torch
+with CUDA, nothing is installed. A model that does not fit is said not to, and the others go on.
 """
 
 import argparse
@@ -35,6 +41,12 @@ MODELS = {
     "mae-base-patch16": ((224, 16, 768, 12, 12, 512, 8, 16), 8, 5, 2),
     "mae-tiny-patch4": ((32, 4, 192, 6, 6, 96, 2, 3), 256, 10, 3),
     "mae-tiny-patch8": ((96, 8, 192, 12, 3, 192, 4, 6), 64, 7, 2),
+}
+# As above, on a GPU.
+GPU_MODELS = {
+    "mae-base-patch16": ((224, 16, 768, 12, 12, 512, 8, 16), 256, 30, 10),
+    "mae-large-patch16": ((224, 16, 1024, 24, 16, 512, 8, 16), 256, 20, 10),
+    "mae-huge-patch14": ((224, 14, 1280, 32, 16, 512, 8, 16), 128, 20, 10),
 }
 KEEP = 0.25
 SAME = 1e-4
@@ -198,9 +210,17 @@ def time_torch(name: str, compiled: bool, threads: int) -> dict:
     return {"milliseconds": milliseconds[left_out:], "peak": peak, "beyond": beyond, "beyond_libraries": beyond - before}
 
 
-def time_ours(name: str, binary: str, threads: int) -> dict:
-    _, batch, steps, left_out = MODELS[name]
+def time_torch_gpu(name: str, compiled: bool) -> dict:
+    import torch_mae
+
+    shape, batch, steps, left_out = GPU_MODELS[name]
+    return torch_mae.time_steps(shape, batch, compiled, steps, left_out, "cuda", KEEP)
+
+
+def time_ours(name: str, binary: str, threads: int, device: str) -> dict:
+    _, batch, steps, left_out = (GPU_MODELS if device == "cuda" else MODELS)[name]
     flags = ["--model", name, "--batch-size", batch, "--steps", steps, "--threads", threads, "--norm-pix-loss", "--json"]
+    flags += ["--device", device]
     report = json.loads(command([binary, "bench", "step", *map(str, flags)]))
     beyond = report["memory_beyond_parameters_bytes"]
     share = report["share_of_product_rate"]
@@ -216,12 +236,21 @@ def command(arguments: list[str]) -> str:
     return done.stdout
 
 
-def install(folder: Path) -> Path:
+def has_cuda(python: str) -> bool:
+    probe = "import torch, sys; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([python, "-c", probe], capture_output=True).returncode == 0
+
+
+def install(folder: Path, device: str) -> Path:
     """A Python with the packages."""
+    if device == "cuda" and has_cuda(sys.executable):
+        return Path(sys.executable)
     python = folder / "step" / "bin" / "python"
     if not python.exists():
         venv.create(folder / "step", with_pip=True)
     command([str(python), "-m", "pip", "install", "--quiet", *PACKAGES])
+    if device == "cuda" and not has_cuda(str(python)):
+        raise Failed("PyTorch finds no NVIDIA GPU here")
     return python
 
 
@@ -229,13 +258,22 @@ def parse() -> argparse.Namespace:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae-peers"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mae", type=lambda path: str(Path(path).resolve()), help="our binary")
-    parser.add_argument("replay", type=lambda path: str(Path(path).resolve()), help="the example `replay` of mae-trainer")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="default: all")
+    replay = "the example `replay` of mae-trainer; not used on a GPU"
+    parser.add_argument("replay", nargs="?", type=lambda path: str(Path(path).resolve()), help=replay)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
+    parser.add_argument("--models", nargs="+", choices={**MODELS, **GPU_MODELS}, help="default: all that the device is for")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: every core")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--venv", type=Path, default=cache, help="where torch is installed; default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write versions, machine and every round's figures")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    models = GPU_MODELS if arguments.device == "cuda" else MODELS
+    arguments.models = arguments.models or list(models)
+    if unknown := [name for name in arguments.models if name not in models]:
+        parser.error(f"not measured on {arguments.device}: {', '.join(unknown)}")
+    if arguments.device == "cpu" and arguments.replay is None:
+        parser.error("the example `replay` is needed on the CPU")
+    return arguments
 
 
 def measure(arguments: argparse.Namespace, python: Path, name: str) -> dict:
@@ -244,65 +282,93 @@ def measure(arguments: argparse.Namespace, python: Path, name: str) -> dict:
     for round_ in range(arguments.rounds):
         for program, results in found.items():
             if program == "mae":
-                result = time_ours(name, arguments.mae, arguments.threads)
+                run = [time_ours, name, arguments.mae, arguments.threads, arguments.device]
             else:
-                script = [str(python), __file__, "--worker", "time", name, program, str(arguments.threads)]
-                result = json.loads(command(script).splitlines()[-1])
+                task = "time" if arguments.device == "cpu" else "time-gpu"
+                run = [worker_says, str(python), task, name, program, str(arguments.threads)]
+            try:
+                result = run[0](*run[1:])
+            except Failed as error:
+                if arguments.device == "cpu":
+                    raise
+                # One that does not fit must not keep the others from being measured.
+                print(f"{name}, round {round_ + 1}, {program}: {error}", file=sys.stderr, flush=True)
+                continue
             results.append(result)
             step = statistics.median(result["milliseconds"])
             print(f"{name}, round {round_ + 1}, {program}: {step:.0f} ms", file=sys.stderr, flush=True)
     return found
 
 
-def table(name: str, found: dict) -> str:
-    batch = MODELS[name][1]
+def worker_says(python: str, *task: str) -> dict:
+    return json.loads(command([python, __file__, "--worker", *task]).splitlines()[-1])
+
+
+def table(batch: int, found: dict) -> str:
     rate = {
         program: batch / statistics.median(statistics.median(r["milliseconds"]) for r in results) * 1e3
         for program, results in found.items()
+        if results
     }
     lines = [
         "| program | img/s | slowest–fastest round | mae ÷ it | memory beyond parameters | without libraries |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for program, results in found.items():
+        if not results:
+            lines.append(f"| {program} | failed | | | | |")
+            continue
         rates = [batch / statistics.median(r["milliseconds"]) * 1e3 for r in results]
         cells = [program, f"{rate[program]:.2f}", f"{min(rates):.2f}–{max(rates):.2f}"]
-        cells.append("" if program == "mae" else f"{rate['mae'] / rate[program]:.2f}")
+        cells.append("" if program == "mae" or "mae" not in rate else f"{rate['mae'] / rate[program]:.2f}")
         for field in ("beyond", "beyond_libraries"):
             values = [r[field] for r in results if field in r]
             cells.append(f"{statistics.median(values) / 1e9:.2f} GB" if values else "")
         lines.append("| " + " | ".join(cells) + " |")
     shares = [r["share"] for r in found["mae"]]
-    lines.append(f"\nmae, forward and backward: {statistics.median(shares):.0%} of the rate of a large product")
+    if shares:
+        lines.append(f"\nmae, forward and backward: {statistics.median(shares):.0%} of the rate of a large product")
     return "\n".join(lines)
 
 
 def main() -> int:
     arguments = parse()
-    python = install(arguments.venv.absolute())
+    python = install(arguments.venv.absolute(), arguments.device)
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t :")
-    report = {"processor": cpu or platform.machine(), "threads": arguments.threads, "packages": PACKAGES}
+    if arguments.device == "cuda":
+        probe = "import torch, json; print(json.dumps([torch.cuda.get_device_name(), 'torch ' + torch.__version__]))"
+        cpu, *packages = json.loads(command([str(python), "-c", probe]))
+    else:
+        packages = PACKAGES
+    report = {"processor": cpu or platform.machine(), "threads": arguments.threads, "packages": packages}
     report |= {"date": time.strftime("%Y-%m-%d"), "rounds": arguments.rounds, "models": {}}
     agree = True
     for name in arguments.models:
-        script = [str(python), __file__, "--worker", "check", name, arguments.replay, str(arguments.threads)]
-        losses = json.loads(command(script).splitlines()[-1])
+        if arguments.device == "cuda":
+            found = measure(arguments, python, name)
+            print(f"\n### {name}, batch {GPU_MODELS[name][1]}, bfloat16\n\n{table(GPU_MODELS[name][1], found)}", flush=True)
+            report["models"][name] = {"runs": found}
+            agree &= all(found.values())
+            continue
+        losses = worker_says(str(python), "check", name, arguments.replay, str(arguments.threads))
         worst = max(abs(a / b - 1) for a, b in zip(losses["mae"], losses["torch"], strict=True))
         agree &= worst <= SAME
         found = measure(arguments, python, name)
         print(f"\n### {name}, batch {MODELS[name][1]}, {arguments.threads} threads\n")
         print(f"losses of three updates differ by at most {worst:.1e}{'' if worst <= SAME else ', which is TOO MUCH'}\n")
-        print(table(name, found), flush=True)
+        print(table(MODELS[name][1], found), flush=True)
         report["models"][name] = {"losses": losses, "runs": found}
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"\n{cpu}; {', '.join(PACKAGES)}; median of {arguments.rounds} rounds")
+    print(f"\n{cpu}; {', '.join(packages)}; median of {arguments.rounds} rounds")
     return 0 if agree else 1
 
 
 def worker(task: str, name: str, what: str, threads: str) -> None:
     if task == "check":
         print(json.dumps(check(name, what, int(threads))))
+    elif task == "time-gpu":
+        print(json.dumps(time_torch_gpu(name, what == "compiled")))
     else:
         print(json.dumps(time_torch(name, what == "compiled", int(threads))))
 
