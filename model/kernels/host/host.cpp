@@ -215,6 +215,7 @@ void host_load_matrices(uint32_t (&r)[4], const bf16 *row, bool transposed) {
 }
 
 #include "../attention.cu"
+#include "../augment.cu"
 #include "../elementwise.cu"
 #include "../gelu.cu"
 #include "../image.cu"
@@ -250,7 +251,7 @@ const Entry ENTRIES[] = {
     BOTH(embed_backward),      BOTH(embed_forward),      BOTH(gelu_backward),    BOTH(gelu_forward),
     BOTH(layer_norm_backward), BOTH(layer_norm_forward), BOTH(layer_norm_residual), BOTH(removed_backward),
     BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), BOTH(masked_loss), BOTH(patchify), ENTRY(column_sums), BOTH(column_parts),
-    BOTH(scale), BOTH(add_bias), ENTRY(fill), ENTRY(round_to_bf16), ENTRY(add_residual),
+    BOTH(erase), BOTH(mix), BOTH(scale), BOTH(add_bias), ENTRY(fill), ENTRY(round_to_bf16), ENTRY(add_residual),
     ENTRY(record_loss), ENTRY(sum_squares), ENTRY(settle), ENTRY(adamw),
 };
 

@@ -3,6 +3,7 @@
 
 mod address;
 pub(crate) mod attention;
+pub(crate) mod augment;
 pub(crate) mod elementwise;
 pub(crate) mod gelu;
 #[cfg(feature = "host-kernels")]

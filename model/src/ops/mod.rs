@@ -8,6 +8,7 @@
 pub(crate) mod access;
 pub mod adamw;
 pub mod attention;
+pub mod augment;
 pub mod cross_entropy;
 pub mod gelu;
 mod gemm;

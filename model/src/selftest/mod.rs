@@ -3,6 +3,7 @@
 //! kernels are C++.
 
 mod attention;
+mod augment;
 mod gelu;
 mod image;
 mod layer_norm;
@@ -55,6 +56,7 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
     tokens::run(&mut session)?;
     image::run(&mut session)?;
     attention::run(&mut session)?;
+    augment::run(&mut session)?;
     product::run(&mut session)?;
     update::run(&mut session)?;
     model::run(&mut session)?;
