@@ -39,6 +39,7 @@ pub(crate) fn run(args: &SelftestArgs) -> anyhow::Result<Outcome> {
     use mae_model::selftest::{Place, run};
 
     let device = mae_model::cuda::device(args.device)?;
+    tracing::info!("{}", mae_model::cuda::describe(&device)?);
     let checks = run(&Place::Device(device))?;
     let failed = checks.iter().filter(|check| !check.passed()).count();
     if args.json {

@@ -7,10 +7,12 @@ mod readback;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::cuda_backend::CudaStorageSlice;
-use candle_core::cuda_backend::cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    CUdevice_attribute, CUfunction_attribute, cuDriverGetVersion,
+};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
-    PushKernelArg,
+    PinnedHostSlice, PushKernelArg,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{CudaDevice, CudaStorage, Device};
@@ -39,6 +41,47 @@ pub fn device(ordinal: usize) -> Result<Device> {
     // SAFETY: all work on the device's tensors is queued on its one stream, in order, so nothing needs the events.
     unsafe { device.disable_event_tracking() };
     Ok(Device::Cuda(device))
+}
+
+/// Name, compute capability and memory of a GPU, and the CUDA version of its driver: for reports.
+///
+/// # Errors
+/// If the device is no GPU or fails.
+pub fn describe(device: &Device) -> Result<String> {
+    let Device::Cuda(device) = device else {
+        return Err(failed("only a GPU can be described".into()));
+    };
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    let explain = |error| failed(format!("cannot ask the GPU what it is: {error}"));
+    let name = context.name().map_err(explain)?;
+    let (major, minor) = context.compute_capability().map_err(explain)?;
+    let mut version = 0;
+    // SAFETY: writes one number.
+    unsafe { cuDriverGetVersion(&mut version) }
+        .result()
+        .map_err(explain)?;
+    let (_, all) = memory(device)?;
+    Ok(format!(
+        "{name}, compute capability {major}.{minor}, {:.0} GB, driver for CUDA {}.{}",
+        all as f64 / 1e9,
+        version / 1000,
+        version % 1000 / 10
+    ))
+}
+
+/// Page-locked memory with anything in it; not write-combined, as the host may read it.
+pub(crate) fn page_locked<T: DeviceRepr>(
+    device: &Device,
+    len: usize,
+) -> Result<PinnedHostSlice<T>> {
+    let Device::Cuda(device) = device else {
+        return Err(failed("memory is locked for a GPU".into()));
+    };
+    let stream = device.cuda_stream();
+    // SAFETY: numbers of any bits; who takes it writes it before it is read.
+    unsafe { stream.context().alloc_pinned_with_flags(len, 0) }
+        .map_err(|error| failed(format!("cannot lock memory: {error}")))
 }
 
 /// Free and all bytes of a GPU.

@@ -4,6 +4,8 @@
 
 mod attention;
 mod augment;
+#[cfg(feature = "cuda")]
+mod feed;
 mod gelu;
 mod image;
 mod layer_norm;
@@ -60,6 +62,8 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
     product::run(&mut session)?;
     update::run(&mut session)?;
     model::run(&mut session)?;
+    #[cfg(feature = "cuda")]
+    feed::run(&mut session)?;
     Ok(session.checks)
 }
 
