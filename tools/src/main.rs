@@ -8,6 +8,7 @@ mod demo;
 mod eval;
 mod index;
 mod inspect;
+mod made;
 mod pretrain;
 mod progress;
 mod report;

@@ -162,16 +162,20 @@ impl<'a> Run<'a> {
             }
         }
         let whole = config.epochs.saturating_mul(data.steps_per_epoch);
+        let mut stepper = Stepper::new(
+            mae,
+            adamw,
+            (config.batch_size, config.keep()),
+            config.activations(),
+            config.clip_grad,
+        )?;
+        if config.cuda_graphs {
+            stepper.use_graphs()?;
+        }
         Ok(Run {
             config,
             data,
-            stepper: Stepper::new(
-                mae,
-                adamw,
-                (config.batch_size, config.keep()),
-                config.activations(),
-                config.clip_grad,
-            )?,
+            stepper,
             feeder: Feeder::new(&device, host_input)?,
             progress,
             underway: VecDeque::new(),
@@ -276,8 +280,7 @@ impl<'a> Run<'a> {
             )?;
             samples.extend_from_slice(batch.samples());
             let input = self.feeder.feed(&self.stepper.mae.config, batch)?;
-            self.stepper.forward(&input, share)?;
-            self.stepper.backward(&input, share)?;
+            self.stepper.batch(&input, share)?;
             self.feeder.done()?;
         }
         self.stepper.apply(lr, number)?;

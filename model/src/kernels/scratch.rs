@@ -28,3 +28,9 @@ pub(super) fn take(device: &Device, len: usize) -> Result<Tensor> {
         Ok(tensor)
     })
 }
+
+/// All that the calling thread's launches left partial results in, so that it outlives a larger need.
+#[cfg(feature = "cuda")]
+pub(crate) fn kept() -> Vec<Tensor> {
+    KEPT.with_borrow(|kept| kept.iter().map(|(_, tensor)| tensor.clone()).collect())
+}

@@ -78,6 +78,10 @@ pub(crate) struct StepArgs {
     #[arg(long)]
     activation_checkpointing: bool,
 
+    /// On a GPU, queue each batch's work as one CUDA graph
+    #[arg(long)]
+    cuda_graphs: bool,
+
     /// Show the time of each operation
     #[arg(long)]
     profile: bool,
@@ -173,6 +177,11 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
     let shape = (args.batch_size, keep);
     let mut stepper = Stepper::new(mae, adamw, shape, activations, args.clip_grad)
         .map_err(|error| Usage(error.to_string()))?;
+    if args.cuda_graphs {
+        stepper
+            .use_graphs()
+            .map_err(|error| Usage(error.to_string()))?;
+    }
 
     let mut loss = 0.0;
     let mut step = |number: usize| -> anyhow::Result<[Duration; 3]> {
@@ -285,8 +294,7 @@ fn in_a_row(
     let count = steps.len() + 2;
     for number in steps.start..steps.start + count {
         let input = &inputs[number % inputs.len()];
-        stepper.forward(input, 1.0)?;
-        stepper.backward(input, 1.0)?;
+        stepper.batch(input, 1.0)?;
         stepper.apply(1e-4, number as u64 + 1)?;
         queued += 1;
         while done.len() + BEHIND < queued && stepper.outcome(true)?.is_some() {
