@@ -225,6 +225,10 @@ impl<'a> Run<'a> {
             };
             let stopping = stop.load(Ordering::Relaxed);
             let finished = self.progress.step >= self.total_steps && !self.epoch_is_open();
+            if at_epoch_end || due {
+                // What a GPU waits for is not data.
+                self.feeder.pause();
+            }
             if due || stopping || finished {
                 self.conclude(0, &mut throughput, log, observer)?;
             }
@@ -281,9 +285,11 @@ impl<'a> Run<'a> {
             samples.extend_from_slice(batch.samples());
             let input = self.feeder.feed(&self.stepper.mae.config, batch)?;
             self.stepper.batch(&input, share)?;
+            if part + 1 == accum {
+                self.stepper.apply(lr, number)?;
+            }
             self.feeder.done()?;
         }
-        self.stepper.apply(lr, number)?;
         self.progress.step = number;
         self.progress.within = within + 1;
         self.underway.push_back(Underway {

@@ -22,7 +22,7 @@ use crate::kernels::update::AdamW;
 use crate::kernels::{Arg, Channels};
 use crate::{Error, Result};
 
-pub(crate) use feeder::Lanes;
+pub(crate) use feeder::{LANES, Lanes};
 pub(crate) use product::product;
 pub(crate) use readback::{Readback, Reading};
 pub(crate) use recorder::{Key, Recorder};
@@ -198,6 +198,10 @@ fn function(context: &Arc<CudaContext>, kernel: &str) -> Result<CudaFunction> {
             loaded.len() - 1
         }
     };
+    // To find a function needs the context, and each thread has to say so.
+    context
+        .bind_to_thread()
+        .map_err(|error| failed(format!("cannot use the GPU: {error}")))?;
     loaded[at].function(kernel)
 }
 

@@ -24,8 +24,9 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) fn new(input: &MaeInput, share: f32, adds: bool) -> Result<Self> {
-        let place = |x: &Tensor, dtype| Ok(address::input(x, dtype, x.elem_count())?.0);
-        Ok::<_, crate::Error>(Self {
+        let place =
+            |x: &Tensor, dtype| -> Result<u64> { Ok(address::input(x, dtype, x.elem_count())?.0) };
+        Ok(Self {
             places: [
                 place(input.pixels(), DType::U8)?,
                 place(input.ids_keep(), DType::U32)?,

@@ -196,8 +196,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         let batch = batches.next().context("the loader has no more batches")??;
         let input = feeder.feed(&config, batch)?;
         stepper.batch(&input, 1.0)?;
-        feeder.done()?;
         stepper.apply(1e-4, number as u64 + 1)?;
+        feeder.done()?;
         queued += 1;
         while queued > most {
             let Some(outcome) = stepper.outcome(true)? else {
