@@ -35,6 +35,7 @@
 pub mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod drop_path;
 pub mod error;
 pub mod feed;
 pub mod flops;
@@ -59,6 +60,7 @@ pub mod stage;
 pub mod vit;
 
 pub use config::{MaeConfig, Pooling, VitConfig};
+pub use drop_path::DropPath;
 pub use error::{Error, Result};
 pub use feed::{Feeder, HostInput};
 pub use flops::Flops;

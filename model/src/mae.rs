@@ -12,9 +12,10 @@ use crate::precision::Precision;
 use crate::record::Record;
 use crate::stage::block::{Activations, BlockDims, RemovedWorkspace, Stack, StackWorkspace};
 use crate::stage::head::{PixelHead, PixelHeadWorkspace};
+use crate::stage::trunk::Training;
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
 use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
-use crate::stage::{Grads, Norm, Planner};
+use crate::stage::{Below, Grads, Norm, Planner};
 use crate::{Error, Result, on_compute_thread};
 
 /// A masked autoencoder (paper, section 3).
@@ -415,8 +416,8 @@ impl Mae {
             let (stream, d) = (encoder.trunk.output(), encoder.trunk.gradient());
             reduce::fill(&d.full, 0.0)?;
             self.norm
-                .backward(g, (stream, &encoder.stats), &w.dlatent, d, None)?;
-            self.trunk.backward(g, &encoder.trunk)
+                .backward(g, (stream, &encoder.stats), &w.dlatent, d, Below::default())?;
+            self.trunk.backward(g, &encoder.trunk, &Training::default())
         })
     }
 
@@ -450,8 +451,13 @@ impl Mae {
         }
         on_compute_thread(self.device(), || {
             let trunk_input = (&input.pixels, &input.ids_keep);
-            self.trunk
-                .forward(&self.params, trunk_input, &self.pos_embed, &w.trunk)?;
+            self.trunk.forward(
+                &self.params,
+                trunk_input,
+                &self.pos_embed,
+                &w.trunk,
+                &Training::default(),
+            )?;
             self.norm
                 .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)
         })?;

@@ -251,7 +251,7 @@ const Entry ENTRIES[] = {
     BOTH(embed_backward),      BOTH(embed_forward),      BOTH(gelu_backward),    BOTH(gelu_forward),
     BOTH(layer_norm_backward), BOTH(layer_norm_forward), BOTH(layer_norm_residual), BOTH(removed_backward),
     BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), BOTH(masked_loss), BOTH(patchify), ENTRY(column_sums), BOTH(column_parts),
-    BOTH(erase), BOTH(mix), BOTH(scale), BOTH(add_bias), ENTRY(fill), ENTRY(round_to_bf16), ENTRY(add_residual),
+    BOTH(erase), BOTH(mix), BOTH(scale), BOTH(add_bias), ENTRY(fill), ENTRY(round_to_bf16), ENTRY(join), BOTH(join_backward),
     ENTRY(record_loss), ENTRY(sum_squares), ENTRY(settle), ENTRY(adamw),
 };
 

@@ -3,10 +3,10 @@
 use candle_core::{DType, Tensor};
 
 use super::address::{input, output};
-use super::{Engine, Launch, ROW_BLOCKS, reduce, row_threads, scratch, suffix};
+use super::{Engine, Launch, ROW_BLOCKS, elementwise, reduce, row_threads, scratch, suffix};
 use crate::Result;
 use crate::ops::Accumulate;
-use crate::ops::layer_norm::NormGrads;
+use crate::ops::layer_norm::{Joining, NormGrads, StreamGradient};
 
 /// As [`crate::ops::layer_norm::forward`].
 pub(crate) fn forward(
@@ -36,7 +36,7 @@ pub(crate) fn forward(
 pub(crate) fn residual_forward(
     engine: &Engine,
     x: &Tensor,
-    (residual, added): (&Tensor, &Tensor),
+    joining: Joining<'_>,
     (weight, bias): (&Tensor, &Tensor),
     eps: f32,
     y: &Tensor,
@@ -47,8 +47,9 @@ pub(crate) fn residual_forward(
     let kernel = format!("layer_norm_residual_{}", suffix(y)?);
     Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
         .pointer(output(x, DType::F32, rows * dim)?)
-        .pointer(input(residual, DType::F32, len)?)
-        .pointer(input(added, DType::F32, dim)?)
+        .pointer(input(joining.residual, DType::F32, len)?)
+        .pointer(input(joining.bias, DType::F32, dim)?)
+        .factors(joining.factors, rows)?
         .pointer(input(weight, DType::F32, dim)?)
         .pointer(input(bias, DType::F32, dim)?)
         .float(eps)
@@ -66,7 +67,7 @@ pub(crate) fn backward(
     (x, stats): (&Tensor, &Tensor),
     weight: &Tensor,
     dy: &Tensor,
-    (dx, low): (&Tensor, Option<&Tensor>),
+    stream: StreamGradient<'_>,
     grads: &Tensor,
     ranges: NormGrads,
     mode: Accumulate,
@@ -82,12 +83,21 @@ pub(crate) fn backward(
         .pointer(input(stats, DType::F32, rows * 2)?)
         .pointer(input(weight, DType::F32, dim)?)
         .pointer(input(dy, dy.dtype(), len)?)
-        .pointer(output(dx, DType::F32, len)?);
-    let launch = match low {
-        Some(low) => launch.pointer(output(low, DType::BF16, len)?),
-        None => launch.null(),
+        .pointer(output(stream.dx, DType::F32, len)?);
+    let launch = match stream.operand {
+        // In the same pass.
+        Some(low) if low.dtype() == DType::BF16 => launch.pointer(output(low, DType::BF16, len)?),
+        _ => launch.null(),
     };
-    launch.pointer(sums).count(rows)?.count(dim)?.run(engine)?;
+    launch
+        .factors(stream.factors, rows)?
+        .pointer(sums)
+        .count(rows)?
+        .count(dim)?
+        .run(engine)?;
+    if let Some(full) = stream.operand.filter(|o| o.dtype() != DType::BF16) {
+        elementwise::join_backward(engine, stream.dx, stream.factors, full)?;
+    }
     let grads = output(grads, DType::F32, grads.elem_count())?;
     let parts = [Some(ranges.weight), Some(ranges.bias), ranges.added];
     for (i, range) in parts.into_iter().enumerate() {

@@ -111,6 +111,23 @@ impl Launch {
         self
     }
 
+    /// Of each sample, and how many rows a sample has.
+    fn factors(self, factors: Option<&Tensor>, rows: usize) -> Result<Self> {
+        match factors {
+            None => self.null().count(1),
+            Some(factors) => {
+                let samples = factors.elem_count();
+                if !rows.is_multiple_of(samples.max(1)) {
+                    return Err(message(format!(
+                        "{rows} rows are not those of {samples} samples"
+                    )));
+                }
+                self.pointer(address::input(factors, DType::F32, samples)?)
+                    .count(rows / samples)
+            }
+        }
+    }
+
     fn float(mut self, x: f32) -> Self {
         self.args.push(Arg::Word(u64::from(x.to_bits())));
         self
