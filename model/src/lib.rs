@@ -73,7 +73,7 @@ pub use precision::Precision;
 pub use record::{Outcome, Record};
 pub use replay::Replay;
 pub use stage::block::Activations;
-pub use vit::{VitClassifier, VitInput, VitWorkspace};
+pub use vit::{VitClassifier, VitInput, VitTraining, VitWorkspace};
 
 /// Sets how many threads the CPU operations share. Call once, before the first operation; `0`
 /// takes every core. Results do not depend on it.

@@ -429,7 +429,7 @@ impl Mae {
     pub fn predict(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<Vec<f32>> {
         let all = on_compute_thread(self.device(), || {
             self.unshuffle(input, w)?;
-            self.decoder.forward(&self.params, &w.decoder)?;
+            self.decoder.forward(&self.params, &w.decoder, None)?;
             self.head.predict_all(&self.params, w.decoder.output())
         })?;
         Ok(all.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)

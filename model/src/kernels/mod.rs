@@ -4,6 +4,7 @@
 pub(crate) mod address;
 pub(crate) mod attention;
 pub(crate) mod augment;
+pub(crate) mod classify;
 pub(crate) mod elementwise;
 pub(crate) mod gelu;
 #[cfg(feature = "host-kernels")]

@@ -4,6 +4,7 @@
 
 mod attention;
 mod augment;
+mod classify;
 #[cfg(feature = "cuda")]
 mod feed;
 mod gelu;
@@ -68,6 +69,7 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
     image::run(&mut session)?;
     attention::run(&mut session)?;
     augment::run(&mut session)?;
+    classify::run(&mut session)?;
     product::run(&mut session)?;
     update::run(&mut session)?;
     model::run(&mut session)?;

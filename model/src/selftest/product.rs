@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::{Session, numbers, rounding};
+use crate::ops::layer_norm::Joining;
 use crate::ops::{layer_norm, linear, reduce};
 use crate::{Accumulate, Precision, Result};
 
@@ -105,8 +106,13 @@ fn residuals(s: &mut Session<'_>, (rows, cols): (usize, usize)) -> Result<()> {
     let (x, residual) = (numbers(&[rows, cols], 1)?, numbers(&[rows, cols], 2)?);
     let added = numbers(&[cols], 3)?;
     let (x2, residual2, added2) = (s.put(&x)?, s.put(&residual)?, s.put(&added)?);
-    layer_norm::add_residual(&x, &residual, &added)?;
-    s.on(|| layer_norm::add_residual(&x2, &residual2, &added2))?;
+    let joining = |residual, bias| Joining {
+        residual,
+        bias,
+        factors: None,
+    };
+    layer_norm::join(&x, joining(&residual, &added))?;
+    s.on(|| layer_norm::join(&x2, joining(&residual2, &added2)))?;
     s.compare(format!("residual {rows}x{cols}"), &x2, &x, 1e-6)?;
     reduce::fill(&x, 0.75)?;
     s.on(|| reduce::fill(&x2, 0.75))?;
