@@ -11,7 +11,7 @@ use mae_loader::{Batches, Cursor, HostBatch, SampleId};
 use mae_model::{Feeder, Mae};
 
 use crate::checkpoint::retention::Retention;
-use crate::checkpoint::{self, Checkpoint, RunState, VERSION};
+use crate::checkpoint::{self, Checkpoint, RunKind, RunState, VERSION};
 use crate::config::PretrainConfig;
 use crate::data::Data;
 use crate::device;
@@ -37,19 +37,21 @@ pub fn pretrain(
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let checkpoint = output::starting_point(config)?;
+    let checkpoint = output::starting_point::<PretrainConfig>(&config.output_dir, &config.resume)?;
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
     if let Some(checkpoint) = &checkpoint {
+        let differences = config.differences(&checkpoint.info.state.config);
         output::check_same_run(
             checkpoint,
-            config,
+            differences,
             &data.train.digest(),
             &data.loader.fingerprint(),
         )?;
     }
     let mut run = Run::new(config, &data, checkpoint.as_ref())?;
-    output::prepare(config)?;
+    let settings = (config.to_toml()?, config.resume_command());
+    output::prepare(&config.output_dir, settings)?;
     let mut log = Log::open(
         &output::log_path(&config.output_dir),
         run.progress.step,
@@ -483,6 +485,8 @@ impl<'a> Run<'a> {
         log.sync()?;
         let state = RunState {
             version: VERSION,
+            kind: RunKind::Pretrain,
+            best: None,
             written_by: env!("CARGO_PKG_VERSION").to_owned(),
             step,
             steps_per_epoch: self.data.steps_per_epoch,

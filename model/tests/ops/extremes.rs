@@ -167,6 +167,7 @@ fn a_nan_anywhere_comes_out() {
     let group = Group {
         range: 0..5,
         weight_decay: 0.0,
+        lr_scale: 1.0,
     };
     let record = Record::new(p.device(), None).unwrap();
     record.settle(&g).unwrap();

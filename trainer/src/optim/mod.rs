@@ -4,4 +4,4 @@
 
 mod adamw;
 
-pub use adamw::{AdamW, AdamWSettings};
+pub use adamw::{AdamW, AdamWSettings, Treatment};
