@@ -4,11 +4,15 @@
 //! that need floats, are left to the device.
 
 mod crop;
+mod erase;
+mod mixing;
 mod resize;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::crop::short_side;
+pub use self::crop::{CropRule, short_side};
+pub(crate) use self::erase::erase_box;
+pub use self::mixing::{Mix, Mixing, mix_draw};
 pub use self::resize::Resizer;
 use crate::decode::{BadImage, ImageSize, Rect, Region, Wanted};
 use crate::rng::Draws;
@@ -16,17 +20,8 @@ use crate::rng::Draws;
 /// How an image becomes a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Transform {
-    /// For training: a random part, resized to the sample's size, mirrored in half of all cases.
-    ///
-    /// The part is that of torchvision's `RandomResizedCrop`.
-    Train {
-        /// Least and greatest share of the image's area.
-        scale: (f64, f64),
-        /// Least and greatest width / height.
-        ratio: (f64, f64),
-        /// Mirror left and right at random.
-        flip: bool,
-    },
+    /// For training: a random part, resized to the sample's size, mirrored at random.
+    Train(TrainTransform),
     /// For evaluation: the short side resized to `resize` pixels, then the centre cut out (torchvision's `Resize` and `CenterCrop`).
     Eval {
         /// Short side after resizing. At the image's own size nothing is resampled.
@@ -35,11 +30,33 @@ pub enum Transform {
 }
 
 impl Default for Transform {
-    /// The MAE recipe: scale 0.2–1, ratio 3/4–4/3, flip.
+    /// Training as [`TrainTransform::default`].
     fn default() -> Self {
-        Transform::Train {
+        Transform::Train(TrainTransform::default())
+    }
+}
+
+/// How training makes samples of images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainTransform {
+    /// Least and greatest share of the image's area.
+    pub scale: (f64, f64),
+    /// Least and greatest width / height.
+    pub ratio: (f64, f64),
+    /// What becomes of a part that does not fit into the image.
+    #[serde(default)]
+    pub crop: CropRule,
+    /// Mirror left and right in half of all cases.
+    pub flip: bool,
+}
+
+impl Default for TrainTransform {
+    /// The MAE recipe: scale 0.2–1, ratio 3/4–4/3, torchvision's crop, flip.
+    fn default() -> Self {
+        TrainTransform {
             scale: (0.2, 1.0),
             ratio: (3.0 / 4.0, 4.0 / 3.0),
+            crop: CropRule::default(),
             flip: true,
         }
     }
@@ -125,9 +142,9 @@ impl Augmenter {
     /// Decides about an image of size `image`. Draws the flip first, then the crop.
     pub(crate) fn plan(&self, image: ImageSize, draws: &mut Draws) -> Result<ImagePlan, BadImage> {
         match self.transform {
-            Transform::Train { scale, ratio, flip } => {
-                let flip = flip && draws.coin();
-                let part = crop::random_resized_crop(image, scale, ratio, draws);
+            Transform::Train(train) => {
+                let flip = train.flip && draws.coin();
+                let part = crop::random_resized_crop(image, &train, draws);
                 Ok(ImagePlan {
                     part,
                     least: self.size,
@@ -237,6 +254,20 @@ mod tests {
     }
 
     #[test]
+    fn transforms_written_by_earlier_versions_are_read() {
+        let text = r#"{"Train":{"scale":[0.2,1.0],"ratio":[0.75,1.25],"flip":false}}"#;
+        let train = TrainTransform {
+            ratio: (0.75, 1.25),
+            flip: false,
+            ..TrainTransform::default()
+        };
+        assert_eq!(
+            serde_json::from_str::<Transform>(text).unwrap(),
+            Transform::Train(train)
+        );
+    }
+
+    #[test]
     fn flip_mirrors_pixels_not_channels() {
         let mut rgb = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
         flip_rows(&mut rgb, 2, 3);
@@ -333,11 +364,10 @@ mod tests {
         };
         assert!((400..600).contains(&count(Transform::default())));
         assert_eq!(
-            count(Transform::Train {
-                scale: (0.2, 1.0),
-                ratio: (0.75, 1.0),
-                flip: false
-            }),
+            count(Transform::Train(TrainTransform {
+                flip: false,
+                ..TrainTransform::default()
+            })),
             0
         );
     }

@@ -11,13 +11,13 @@ const MAX_ROWS: u64 = 65_535;
 /// An upper bound on a loader's memory, in bytes, while batches are made: see [`Loader::memory_bound`](super::Loader::memory_bound).
 ///
 /// ```text
-/// batches  = (prefetch + 1) × (rows × (H × W × C + 4 × (K + L + 1) + 8))
+/// batches  = (prefetch + 1) × (rows × (H × W × C + 4 × (K + L + E + 1) + 8))
 /// threads  = threads × (2 MiB + largest encoded image + P × (2 × C + 6) + W × C × min(P, 65,535))
 /// order    = 4 × samples of the largest window + 16 × shards, summed over data sets; where several are mixed, + 8 × 65,536
 /// ```
 ///
-/// with rows of `H × W` pixels and `C` channels, masks of `K` visible among `L` patches, and images of at most `P`
-/// ([`max_pixels`](crate::LoaderBuilder::max_pixels)) pixels. A progressive JPEG keeps the 16-bit coefficients of three components
+/// with rows of `H × W` pixels and `C` channels, masks of `K` visible among `L` patches, `E` being 4 with boxes to erase and else 0, and
+/// images of at most `P` ([`max_pixels`](crate::LoaderBuilder::max_pixels)) pixels. A progressive JPEG keeps the 16-bit coefficients of three components
 /// while it is decoded: `6 × P`. Not in it: the index of the data set, and batches that the caller holds beyond one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -35,7 +35,7 @@ impl MemoryBound {
     pub(super) fn new(settings: &Settings, largest: u64, order: u64) -> Self {
         let shape = settings.batch_shape();
         let rows = (shape.slots * shape.repeats) as u64;
-        let row = (shape.image + 4 * (shape.keep + shape.patches + 1) + 8) as u64;
+        let row = (shape.image + 4 * (shape.keep + shape.patches + shape.erase + 1) + 8) as u64;
         let channels = settings.channels as u64;
         let pixels = settings.max_pixels;
         let between = u64::from(settings.size.width) * channels * pixels.min(MAX_ROWS);
