@@ -496,7 +496,10 @@ impl LoaderBuilder {
                     CropRule::Retry => "",
                     CropRule::Clamp => " clamped",
                 };
-                format!("train scale {scale:?} ratio {ratio:?} flip {flip}{crop}")
+                let augment = train.augment.map_or_else(String::new, |policy| {
+                    format!(" augment {policy} fill {:?}", train.fill)
+                });
+                format!("train scale {scale:?} ratio {ratio:?} flip {flip}{crop}{augment}")
             }
             Transform::Eval { resize } => format!("eval resize {resize}"),
         };

@@ -140,7 +140,7 @@ fn crops(case: &CropCase, crop: CropRule, draws: u64) -> (Vec<Rect>, u64) {
             scale: case.scale,
             ratio: case.ratio,
             crop,
-            flip: true,
+            ..TrainTransform::default()
         }),
         ImageSize {
             width: 224,

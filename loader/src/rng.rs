@@ -32,6 +32,8 @@ pub(crate) enum Purpose {
     Crop,
     /// The mask of the sample at a place (stream: the place).
     Mask,
+    /// The operations on the pixels of the sample at a place (stream: the place).
+    Augment,
     /// The box to erase of the sample at a place (stream: the place).
     Erase,
     /// How a batch is mixed (stream: its step).
@@ -46,6 +48,7 @@ impl Purpose {
             Purpose::Mix => b"mix     ",
             Purpose::Crop => b"crop    ",
             Purpose::Mask => b"mask    ",
+            Purpose::Augment => b"augment ",
             Purpose::Erase => b"erase   ",
             Purpose::Mixing => b"mixing  ",
         }
@@ -185,6 +188,7 @@ mod tests {
         assert_eq!(reference, first(Purpose::Crop, base));
         for other in [
             first(Purpose::Mask, base),
+            first(Purpose::Augment, base),
             first(Purpose::Erase, base),
             first(Purpose::Mixing, base),
             first(Purpose::Crop, Key { seed: 8, ..base }),

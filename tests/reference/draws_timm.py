@@ -1,4 +1,4 @@
-"""Writes golden/draws_timm.json: how the choices of timm's random erasing and of its mixup and cutmix are spread.
+"""Writes golden/draws_timm.json: how the choices of timm's random erasing, of its mixup and cutmix and of RandAugment are spread.
 
 Counts over many draws, which loader/src/distributions/fine_tuning.rs compares with those of as many of its own: two sets of draws
 from one distribution differ by chance only. timm's own code draws; stand-ins for tensors note what it would do to them.
@@ -15,6 +15,7 @@ import numpy as np
 import timm
 import torch
 from crops_torchvision import DRAWS, binned
+from timm.data.auto_augment import rand_augment_transform
 from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 
@@ -29,6 +30,7 @@ MIXING = [
     (3.0, 0.0, 1.0, 0.5, 32, 32),
     (0.0, 1.0, 1.0, 0.5, 5, 8),
 ]
+POLICIES = ["rand-m9-mstd0.5-inc1", "rand-m5-n3-p0.7-mstd2.5-mmax12-inc1"]
 
 
 class Image:
@@ -109,6 +111,37 @@ def mixing(mixup_alpha, cutmix_alpha, prob, switch_prob, width: int, height: int
     return case
 
 
+def augmenting(policy: str) -> dict:
+    """The first two operations of each image, by number, and the arguments of those that are applied."""
+    transform = rand_augment_transform(policy, {})
+    names = [op.name for op in transform.ops]
+    none, applied, arguments = len(names), [], [[] for _ in names]
+
+    class Noted:
+        def __init__(self, number: int, op) -> None:
+            self.op = op
+            op.aug_fn = lambda image, *argument, **_: self.note(number, argument) or image
+
+        def note(self, number: int, argument: tuple) -> None:
+            applied[-1] = number
+            arguments[number].extend(argument)
+
+        def __call__(self, image):
+            applied.append(none)
+            return self.op(image)
+
+    transform.ops = [Noted(number, op) for number, op in enumerate(transform.ops)]
+    pairs = np.zeros((none + 1, none + 1), dtype=np.int64)
+    for _ in range(DRAWS):
+        applied.clear()
+        transform(object())
+        pairs[applied[0], applied[1]] += 1
+    return {
+        "policy": policy, "operations": names, "pairs": pairs.ravel().tolist(),
+        "arguments": [binned(np.array(values, dtype=np.float64)) if values else None for values in arguments],
+    }
+
+
 def main() -> None:
     random.seed(0)
     np.random.seed(0)
@@ -116,6 +149,7 @@ def main() -> None:
         "timm": timm.__version__, "draws": DRAWS,
         "erasing": [erasing(*case) for case in ERASING],
         "mixing": [mixing(*case) for case in MIXING],
+        "augmenting": [augmenting(policy) for policy in POLICIES],
     }
     OUT.write_text(json.dumps(golden) + "\n")
 

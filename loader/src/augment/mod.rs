@@ -1,11 +1,12 @@
-//! From a decoded image to the pixels of a slot: crop, resize, flip.
+//! From a decoded image to the pixels of a slot: crop, resize, flip, and in fine-tuning RandAugment.
 //!
 //! Crop then resize, as torchvision: the resize never reads outside the crop. Pixels stay 8-bit; normalising, and augmentations
-//! that need floats, are left to the device.
+//! that need floats, are left to the device. Of these only the numbers are drawn here: boxes to erase, and how a batch is mixed.
 
 mod crop;
 mod erase;
 mod mixing;
+mod rand_augment;
 mod resize;
 
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,13 @@ use serde::{Deserialize, Serialize};
 pub use self::crop::{CropRule, short_side};
 pub(crate) use self::erase::erase_box;
 pub use self::mixing::{Mix, Mixing, mix_draw};
+pub use self::rand_augment::RandAugment;
+use self::rand_augment::RandAugmenter;
+#[cfg(test)]
+pub(crate) use self::rand_augment::{Operation, draw as draw_operation};
 pub use self::resize::Resizer;
 use crate::decode::{BadImage, ImageSize, Rect, Region, Wanted};
-use crate::rng::Draws;
+use crate::rng::{Draws, Key, Purpose};
 
 /// How an image becomes a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,16 +53,29 @@ pub struct TrainTransform {
     pub crop: CropRule,
     /// Mirror left and right in half of all cases.
     pub flip: bool,
+    /// Random operations on the pixels of the sample, after the flip.
+    #[serde(default)]
+    pub augment: Option<RandAugment>,
+    /// The colour of what such an operation moves in from outside; of gray samples its luma.
+    #[serde(default = "imagenet_mean")]
+    pub fill: [u8; 3],
+}
+
+/// The mean colour of ImageNet.
+fn imagenet_mean() -> [u8; 3] {
+    [124, 116, 104]
 }
 
 impl Default for TrainTransform {
-    /// The MAE recipe: scale 0.2–1, ratio 3/4–4/3, torchvision's crop, flip.
+    /// The MAE recipe: scale 0.2–1, ratio 3/4–4/3, torchvision's crop, flip. The colour is ImageNet's mean, as timm's.
     fn default() -> Self {
         TrainTransform {
             scale: (0.2, 1.0),
             ratio: (3.0 / 4.0, 4.0 / 3.0),
             crop: CropRule::default(),
             flip: true,
+            augment: None,
+            fill: imagenet_mean(),
         }
     }
 }
@@ -118,24 +136,32 @@ impl ImagePlan {
     }
 }
 
-/// Crops, resizes and flips; one belongs to each worker thread and keeps its memory between images.
+/// Crops, resizes, flips and augments; one belongs to each worker thread and keeps its memory between images.
 pub(crate) struct Augmenter {
     transform: Transform,
     size: ImageSize,
     max_pixels: u64,
     resizer: Resizer,
     scratch: Vec<u8>,
+    operations: Option<RandAugmenter>,
 }
 
 impl Augmenter {
     /// Makes samples of `size`; refuses images that would have more than `max_pixels` pixels on the way.
     pub(crate) fn new(transform: Transform, size: ImageSize, max_pixels: u64) -> Self {
+        let operations = match transform {
+            Transform::Train(train) => train
+                .augment
+                .map(|policy| RandAugmenter::new(policy, size, train.fill)),
+            Transform::Eval { .. } => None,
+        };
         Augmenter {
             transform,
             size,
             max_pixels,
             resizer: Resizer::new(),
             scratch: Vec::new(),
+            operations,
         }
     }
 
@@ -174,11 +200,13 @@ impl Augmenter {
         }
     }
 
-    /// Carries out `plan` on decoded pixels; fills `out`, `[height, width, channels]`.
+    /// Carries out `plan` on decoded pixels; fills `out`, `[height, width, channels]`. What is done to them after that, where anything
+    /// is, is drawn at `key`.
     pub(crate) fn apply(
         &mut self,
         region: &Region<'_>,
         plan: &ImagePlan,
+        key: Key,
         out: &mut [u8],
     ) -> Result<(), BadImage> {
         let channels = region.channels;
@@ -200,6 +228,10 @@ impl Augmenter {
         }
         if plan.flip {
             flip_rows(out, self.size.width as usize, channels);
+        }
+        if let Some(operations) = &mut self.operations {
+            let mut draws = Draws::new(Purpose::Augment, key);
+            operations.augment(&mut draws, out, channels);
         }
         Ok(())
     }
@@ -228,18 +260,18 @@ fn flip_rgb(pixels: &mut [u8], width: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Key, Purpose};
+
+    fn key(place: u64) -> Key {
+        Key {
+            seed: 0,
+            epoch: 0,
+            place,
+            repeat: 0,
+        }
+    }
 
     fn draws(place: u64) -> Draws {
-        Draws::new(
-            Purpose::Crop,
-            Key {
-                seed: 0,
-                epoch: 0,
-                place,
-                repeat: 0,
-            },
-        )
+        Draws::new(Purpose::Crop, key(place))
     }
 
     fn region(pixels: &[u8], width: u32, height: u32, channels: usize) -> Region<'_> {
@@ -288,7 +320,7 @@ mod tests {
         let plan = augmenter.plan(size, &mut draws(0)).unwrap();
         let mut out = vec![0; pixels.len()];
         augmenter
-            .apply(&region(&pixels, 32, 32, 3), &plan, &mut out)
+            .apply(&region(&pixels, 32, 32, 3), &plan, key(0), &mut out)
             .unwrap();
         assert_eq!(out, pixels);
     }
@@ -315,7 +347,7 @@ mod tests {
             .unwrap();
         let mut out = vec![0; 100];
         augmenter
-            .apply(&region(&pixels, 40, 20, 1), &plan, &mut out)
+            .apply(&region(&pixels, 40, 20, 1), &plan, key(0), &mut out)
             .unwrap();
         assert_eq!((out[0], out[9], out[90], out[99]), (20, 29, 29, 38));
     }
@@ -333,7 +365,7 @@ mod tests {
                 .unwrap();
             let mut out = vec![0; 64];
             augmenter
-                .apply(&region(pixels, width, height, 1), &plan, &mut out)
+                .apply(&region(pixels, width, height, 1), &plan, key(0), &mut out)
                 .unwrap();
             out
         };

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Binned, distance, histogram, key};
-use crate::augment::{Mix, Mixing, erase_box, mix_draw};
+use crate::augment::{Mix, Mixing, Operation, RandAugment, draw_operation, erase_box, mix_draw};
 use crate::decode::ImageSize;
 use crate::order::Cursor;
 use crate::rng::{Draws, Purpose};
@@ -16,6 +16,7 @@ struct Golden {
     draws: u64,
     erasing: Vec<ErasingCase>,
     mixing: Vec<MixingCase>,
+    augmenting: Vec<AugmentingCase>,
 }
 
 #[derive(Deserialize)]
@@ -44,6 +45,16 @@ struct MixingCase {
     mixup: Vec<Binned>,
     /// See `cut_values`.
     cutmix: Vec<Binned>,
+}
+
+#[derive(Deserialize)]
+struct AugmentingCase {
+    policy: RandAugment,
+    operations: Vec<String>,
+    /// By the numbers of the first and the second operation of an image, 15 where none is applied.
+    pairs: Vec<u64>,
+    /// Of each operation that has one.
+    arguments: Vec<Option<Binned>>,
 }
 
 fn golden() -> Golden {
@@ -155,6 +166,55 @@ fn mixes_are_spread_as_timms() {
                 worst(&cut, &case.cutmix),
             ],
         );
+    }
+}
+
+/// The greatest distance of operations drawn by `policy` from those counted in `case`, and the number of the operation, or 99 for pairs.
+fn augmenting_distance(case: &AugmentingCase, policy: &RandAugment, images: u64) -> (f64, usize) {
+    let kinds = case.operations.len();
+    let mut pairs = vec![0; (kinds + 1) * (kinds + 1)];
+    let mut arguments = vec![Vec::new(); kinds];
+    for place in 0..images {
+        let mut draws = Draws::new(Purpose::Augment, key(place));
+        let layers: Vec<_> = (0..policy.layers())
+            .map(|_| draw_operation(policy, &mut draws).map(Operation::numbered))
+            .collect();
+        let number = |layer: usize| layers[layer].map_or(kinds, |(number, _)| number);
+        pairs[number(0) * (kinds + 1) + number(1)] += 1;
+        for (number, argument) in layers.into_iter().flatten() {
+            arguments[number].push([argument]);
+        }
+    }
+    let spread = arguments.iter().zip(&case.arguments).enumerate();
+    let spread = spread.filter_map(|(number, (ours, theirs))| {
+        let theirs = theirs.as_ref()?;
+        let ours = histogram(ours.iter().map(|row| row[0]), &theirs.edges);
+        Some((distance(&ours, &theirs.counts), number))
+    });
+    let pairs = (distance(&pairs, &case.pairs), 99);
+    spread
+        .chain([pairs])
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .unwrap()
+}
+
+#[test]
+fn operations_are_spread_as_timms() {
+    let golden = golden();
+    for case in &golden.augmenting {
+        let worst = augmenting_distance(case, &case.policy, golden.draws);
+        check(&case.policy.to_string(), &[worst]);
+        for other in [
+            "rand-m9-mstd0.7-inc1",
+            "rand-m9-p0.55-mstd0.5-inc1",
+            "rand-m8-mstd0.5-inc1",
+        ] {
+            let other = other.parse().unwrap();
+            assert!(
+                augmenting_distance(case, &other, golden.draws).0 > 1.0,
+                "{other}"
+            );
+        }
     }
 }
 
