@@ -4,11 +4,13 @@
 //! Draws here come from fixed seeds, so that a test that passes goes on passing. Should other draws be chosen, chance alone exceeds
 //! one [`limit`] with a probability of about 3·10⁻⁷, and any of the hundred or so here with 3·10⁻⁵.
 
+mod fine_tuning;
+
 use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::augment::{Augmenter, Transform, wanted};
+use crate::augment::{Augmenter, CropRule, TrainTransform, Transform, wanted};
 use crate::decode::{ImageSize, Rect};
 use crate::mask::MaskSampler;
 use crate::rng::{Draws, Key, Purpose};
@@ -19,6 +21,7 @@ struct Golden {
     flips: u64,
     crops: Vec<CropCase>,
     masks: Vec<MaskCase>,
+    clamped: Vec<CropCase>,
 }
 
 #[derive(Deserialize)]
@@ -27,7 +30,7 @@ struct CropCase {
     height: u32,
     scale: (f64, f64),
     ratio: (f64, f64),
-    /// Draws that ended at the central part.
+    /// Draws of the largest central part, where torchvision's ten tries may end.
     fallback: u64,
     /// Share of the image's area.
     area: Binned,
@@ -74,10 +77,16 @@ fn limit(freedom: usize) -> f64 {
     freedom as f64 * (1.0 - ninth + 5.0 * ninth.sqrt()).powi(3)
 }
 
-/// How far two histograms of equally many draws are from one distribution, in units of [`limit`]: below 1 is agreement. Bins that are
-/// too rare for χ² to hold are taken together.
+/// How far two histograms are from one distribution, in units of [`limit`]: below 1 is agreement. Bins that are too rare for χ² to hold
+/// are taken together.
 fn distance(ours: &[u64], theirs: &[u64]) -> f64 {
     assert_eq!(ours.len(), theirs.len());
+    let (n, m) = (ours.iter().sum::<u64>(), theirs.iter().sum::<u64>());
+    if n == 0 || m == 0 {
+        return (n + m) as f64;
+    }
+    // 1 where both hold equally many.
+    let ratio = (m as f64 / n as f64).sqrt();
     let (mut bins, mut rest) = (Vec::new(), (0.0, 0.0));
     for (&a, &b) in ours.iter().zip(theirs) {
         let (a, b) = (a as f64, b as f64);
@@ -90,7 +99,10 @@ fn distance(ours: &[u64], theirs: &[u64]) -> f64 {
     if rest.0 + rest.1 > 0.0 {
         bins.push(rest);
     }
-    let squares: f64 = bins.iter().map(|(a, b)| (a - b).powi(2) / (a + b)).sum();
+    let squares: f64 = bins
+        .iter()
+        .map(|(a, b)| (a * ratio - b / ratio).powi(2) / (a + b))
+        .sum();
     if bins.len() < 2 {
         // All in one bin, on both sides.
         return squares;
@@ -98,9 +110,11 @@ fn distance(ours: &[u64], theirs: &[u64]) -> f64 {
     squares / limit(bins.len() - 1)
 }
 
+/// Counts between `edges`. A value counts above the edge that it is at, which `serde_json` may have read by a last bit too large.
 fn histogram(values: impl Iterator<Item = f64>, edges: &[f64]) -> Vec<u64> {
     let mut counts = vec![0; edges.len() + 1];
     for value in values {
+        let value = value + 1e-12 * value.abs();
         counts[edges.partition_point(|&edge| edge <= value)] += 1;
     }
     counts
@@ -115,19 +129,19 @@ fn key(place: u64) -> Key {
     }
 }
 
-/// Crops of `case` and how often they were flipped.
-fn crops(case: &CropCase, draws: u64) -> (Vec<Rect>, u64) {
-    let (scale, ratio) = (case.scale, case.ratio);
+/// Crops of `case` by `crop` and how often they were flipped.
+fn crops(case: &CropCase, crop: CropRule, draws: u64) -> (Vec<Rect>, u64) {
     let image = ImageSize {
         width: case.width,
         height: case.height,
     };
     let augmenter = Augmenter::new(
-        Transform::Train {
-            scale,
-            ratio,
-            flip: true,
-        },
+        Transform::Train(TrainTransform {
+            scale: case.scale,
+            ratio: case.ratio,
+            crop,
+            ..TrainTransform::default()
+        }),
         ImageSize {
             width: 224,
             height: 224,
@@ -199,14 +213,12 @@ fn central(case: &CropCase) -> Rect {
     }
 }
 
-#[test]
-fn crops_are_spread_as_torchvisions() {
-    let golden = golden();
-    for case in &golden.crops {
-        let (distance, worst) = crop_distance(case, &crops(case, golden.draws).0);
+fn check_crops(cases: &[CropCase], rule: CropRule, draws: u64) {
+    for case in cases {
+        let (distance, worst) = crop_distance(case, &crops(case, rule, draws).0);
         println!(
-            "{}×{} at scale {:?}: {worst} {distance:.2}, {} of {} at the centre",
-            case.width, case.height, case.scale, case.fallback, golden.draws
+            "{}×{} at scale {:?}: {worst} {distance:.2}, {} of {draws} at the centre",
+            case.width, case.height, case.scale, case.fallback
         );
         assert!(
             distance < 1.0,
@@ -219,9 +231,25 @@ fn crops_are_spread_as_torchvisions() {
 }
 
 #[test]
+fn crops_are_spread_as_torchvisions() {
+    let golden = golden();
+    check_crops(&golden.crops, CropRule::Retry, golden.draws);
+}
+
+#[test]
+fn clamped_crops_are_spread_as_the_reference_codes() {
+    let golden = golden();
+    check_crops(&golden.clamped, CropRule::Clamp, golden.draws);
+    // The rules can be told apart.
+    let case = &golden.clamped[1];
+    let (retried, _) = crops(case, CropRule::Retry, golden.draws);
+    assert!(crop_distance(case, &retried).0 > 1.0);
+}
+
+#[test]
 fn flips_are_as_frequent_as_torchvisions() {
     let golden = golden();
-    let flips = crops(&golden.crops[0], golden.draws).1;
+    let flips = crops(&golden.crops[0], CropRule::Retry, golden.draws).1;
     let others = |flips| [flips, golden.draws - flips];
     assert!(distance(&others(flips), &others(golden.flips)) < 1.0);
     assert!(distance(&others(golden.draws * 47 / 100), &others(golden.flips)) > 1.0);

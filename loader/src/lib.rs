@@ -30,7 +30,7 @@ pub mod shard;
 pub mod source;
 pub mod spec;
 
-pub use augment::Transform;
+pub use augment::{CropRule, Mix, Mixing, RandAugment, TrainTransform, Transform, mix_draw};
 pub use batch::{BadReason, BadSample, HostBatch};
 pub use classes::CLASSES_FILE;
 pub use config::LoaderBuilder;
