@@ -220,7 +220,9 @@ fn a_loss_that_is_no_number_stops_the_run() {
         assert!(samples[0].contains("part-00000"), "{samples:?}");
     }
     for (_, path) in checkpoint::list(&checkpoint::folder(&run)).unwrap() {
-        let weights = checkpoint::load(&path).unwrap().model;
+        let weights = checkpoint::load::<mae_trainer::PretrainConfig>(&path)
+            .unwrap()
+            .model;
         assert!(
             weights
                 .values()

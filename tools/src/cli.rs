@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use crate::bench::BenchArgs;
 use crate::demo::DemoArgs;
 use crate::eval::EvalArgs;
+use crate::finetune::FinetuneArgs;
 use crate::index::IndexArgs;
 use crate::inspect::InspectArgs;
 use crate::pretrain::PretrainArgs;
@@ -78,6 +79,7 @@ pub(crate) enum Command {
     Index(IndexArgs),
     Inspect(InspectArgs),
     Pretrain(Box<PretrainArgs>),
+    Finetune(Box<FinetuneArgs>),
     Eval(EvalArgs),
     Bench(BenchArgs),
     Demo(DemoArgs),

@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod demo;
 mod eval;
+mod finetune;
 mod index;
 mod inspect;
 mod made;
@@ -68,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Index(args) => index::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pretrain(args) => pretrain::run(*args),
+        Command::Finetune(args) => finetune::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(&args),

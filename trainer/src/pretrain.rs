@@ -435,6 +435,8 @@ impl<'a> Run<'a> {
             epoch: number,
             loss: epoch_loss / within as f64,
             val_loss,
+            val_top1: None,
+            val_top5: None,
             data: self.data_counts(),
             seconds: self.seconds(),
         };
@@ -550,6 +552,8 @@ impl<'a> Run<'a> {
                 _ => Some(epoch_loss / within as f64),
             },
             val_loss: self.last_epoch.as_ref().and_then(|line| line.val_loss),
+            val_top1: None,
+            best: None,
             seconds: self.seconds(),
             checkpoint,
         }

@@ -109,7 +109,7 @@ pub struct Accuracy {
 
 impl Accuracy {
     /// From each sample's rank of its true class, 0 the first.
-    pub(super) fn from_ranks(ranks: &[usize]) -> Self {
+    pub(crate) fn from_ranks(ranks: &[usize]) -> Self {
         let share = |n: usize| {
             ranks.iter().filter(|&&rank| rank < n).count() as f64 / ranks.len().max(1) as f64
         };
@@ -123,7 +123,7 @@ impl Accuracy {
 
 /// The rank of class `label` by `scores`, higher first; of equal scores the lower class comes first. A class without a score comes
 /// after all.
-pub(super) fn rank_of(scores: &[f32], label: u32) -> usize {
+pub(crate) fn rank_of(scores: &[f32], label: u32) -> usize {
     let label = label as usize;
     match scores.get(label) {
         None => scores.len(),

@@ -15,5 +15,6 @@ pub mod reconstruct;
 mod stream;
 
 pub use error::{EvalError, Result};
+pub(crate) use matrix::rank_of;
 pub use matrix::{Accuracy, Features};
 pub use stream::StreamOptions;

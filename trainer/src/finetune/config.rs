@@ -141,9 +141,7 @@ impl FinetuneConfig {
         let lr = match (raw.lr, raw.blr) {
             (Some(_), Some(_)) => return invalid("--lr and --blr exclude each other; give one"),
             (Some(lr), None) => lr,
-            (None, blr) => {
-                blr.unwrap_or(recipe.blr) * (batch_size * accum_iter) as f64 / 256.0
-            }
+            (None, blr) => blr.unwrap_or(recipe.blr) * (batch_size * accum_iter) as f64 / 256.0,
         };
         let crop_scale = raw.crop_scale.unwrap_or_else(|| vec![0.08, 1.0]);
         let decode_quality = raw.decode_quality.unwrap_or_default();
@@ -192,9 +190,11 @@ impl FinetuneConfig {
                 .warmup_epochs
                 .unwrap_or_else(|| f64::min(5.0, epochs as f64 / 10.0)),
             weight_decay: raw.weight_decay.unwrap_or(0.05),
-            layer_decay: raw
-                .layer_decay
-                .unwrap_or(if from_scratch { 1.0 } else { recipe.layer_decay }),
+            layer_decay: raw.layer_decay.unwrap_or(if from_scratch {
+                1.0
+            } else {
+                recipe.layer_decay
+            }),
             clip_grad: raw.clip_grad,
             activation_checkpointing: raw.activation_checkpointing.unwrap_or(false),
             crop_scale: <[f64; 2]>::try_from(crop_scale).map_err(|_| {
@@ -256,21 +256,35 @@ impl FinetuneConfig {
         {
             return invalid(format!("{flag} must be a number of 0 or more, not {value}"));
         }
-        for (flag, value) in [("--drop-path", self.drop_path), ("--smoothing", self.smoothing)] {
+        for (flag, value) in [
+            ("--drop-path", self.drop_path),
+            ("--smoothing", self.smoothing),
+        ] {
             if !(0.0..1.0).contains(&value) {
                 return invalid(format!("{flag} must lie in 0..1 (1 excluded), not {value}"));
             }
         }
-        for (flag, value) in [("--reprob", self.reprob), ("--max-bad-fraction", self.max_bad_fraction)] {
+        for (flag, value) in [
+            ("--reprob", self.reprob),
+            ("--max-bad-fraction", self.max_bad_fraction),
+        ] {
             if !(0.0..=1.0).contains(&value) {
                 return invalid(format!("{flag} must lie in 0..1, not {value}"));
             }
         }
         if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
-            return invalid(format!("--layer-decay must be above 0 and at most 1, not {}", self.layer_decay));
+            return invalid(format!(
+                "--layer-decay must be above 0 and at most 1, not {}",
+                self.layer_decay
+            ));
         }
-        if let Some(norm) = self.clip_grad.filter(|norm| !(norm.is_finite() && *norm > 0.0)) {
-            return invalid(format!("--clip-grad must be above 0, not {norm}; leave it out to clip nothing"));
+        if let Some(norm) = self
+            .clip_grad
+            .filter(|norm| !(norm.is_finite() && *norm > 0.0))
+        {
+            return invalid(format!(
+                "--clip-grad must be above 0, not {norm}; leave it out to clip nothing"
+            ));
         }
         if self.warmup_epochs >= self.epochs as f64 {
             return invalid(format!(
@@ -279,14 +293,22 @@ impl FinetuneConfig {
             ));
         }
         if self.min_lr > self.lr {
-            return invalid(format!("--min-lr {} is above the peak learning rate {}", self.min_lr, self.lr));
+            return invalid(format!(
+                "--min-lr {} is above the peak learning rate {}",
+                self.min_lr, self.lr
+            ));
         }
         let [low, high] = self.crop_scale;
         if !(low > 0.0 && low <= high && high <= 1.0) {
-            return invalid(format!("--crop-scale {low},{high} must be two shares with 0 < LOW <= HIGH <= 1"));
+            return invalid(format!(
+                "--crop-scale {low},{high} must be two shares with 0 < LOW <= HIGH <= 1"
+            ));
         }
         if self.freeze_blocks > self.depth {
-            return invalid(format!("--freeze-blocks {}: the model has {} blocks", self.freeze_blocks, self.depth));
+            return invalid(format!(
+                "--freeze-blocks {}: the model has {} blocks",
+                self.freeze_blocks, self.depth
+            ));
         }
         self.mixing()?;
         Ok(self.vit().validate()?)
@@ -384,10 +406,18 @@ fn architecture(
         (Some(_), false)
             if matches!(
                 known,
-                ((Some(_), Some(_), Some(_), Some(_), Some(_)), Some(_), Some(_), Some(_))
+                (
+                    (Some(_), Some(_), Some(_), Some(_), Some(_)),
+                    Some(_),
+                    Some(_),
+                    Some(_)
+                )
             ) =>
         {
-            named(&MaeConfig::names().next().unwrap_or_default().to_owned(), raw.channels)?
+            named(
+                &MaeConfig::names().next().unwrap_or_default().to_owned(),
+                raw.channels,
+            )?
         }
         (Some(path), false) => {
             let vit = pretrained(path)?;
@@ -402,7 +432,12 @@ fn architecture(
             if asked != own {
                 return invalid(format!(
                     "{} has {} channels, patches of {}, {} wide, {} blocks, {} heads; leave these flags out",
-                    path.display(), own.0, own.1, own.2, own.3, own.4
+                    path.display(),
+                    own.0,
+                    own.1,
+                    own.2,
+                    own.3,
+                    own.4
                 ));
             }
             vit

@@ -79,9 +79,15 @@ mod tests {
     #[test]
     fn sizes_have_their_published_settings() {
         let b = Recipe::of(768);
-        assert_eq!((b.epochs, b.blr, b.layer_decay, b.drop_path), (100, 5e-4, 0.65, 0.1));
+        assert_eq!(
+            (b.epochs, b.blr, b.layer_decay, b.drop_path),
+            (100, 5e-4, 0.65, 0.1)
+        );
         let l = Recipe::of(1024);
-        assert_eq!((l.epochs, l.blr, l.layer_decay, l.drop_path), (50, 1e-3, 0.75, 0.2));
+        assert_eq!(
+            (l.epochs, l.blr, l.layer_decay, l.drop_path),
+            (50, 1e-3, 0.75, 0.2)
+        );
         assert_eq!(Recipe::of(1280).drop_path, 0.3);
         assert_eq!(Recipe::of(192), b);
     }
@@ -102,7 +108,12 @@ mod tests {
                 "fc_norm.weight" | "head.bias" => (1.0, false),
                 _ => continue,
             };
-            assert_eq!((whole.lr_scale, whole.decay), (scale, decay), "{}", spec.name);
+            assert_eq!(
+                (whole.lr_scale, whole.decay),
+                (scale, decay),
+                "{}",
+                spec.name
+            );
         }
         let trained = |frozen: usize| -> Vec<&str> {
             let specs = vit.params.specs().iter();
@@ -112,7 +123,9 @@ mod tests {
         assert_eq!(trained(0).len(), vit.params.specs().len());
         let of_last = trained(depth - 1);
         assert!(of_last.iter().all(|name| {
-            name.starts_with("blocks.3.") || name.starts_with("head.") || name.starts_with("fc_norm.")
+            name.starts_with("blocks.3.")
+                || name.starts_with("head.")
+                || name.starts_with("fc_norm.")
         }));
         assert_eq!(of_last.len(), 12 + 4);
         assert_eq!(trained(depth).len(), 4);
