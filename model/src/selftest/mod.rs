@@ -4,6 +4,7 @@
 
 mod attention;
 mod augment;
+mod classifier;
 mod classify;
 #[cfg(feature = "cuda")]
 mod feed;
@@ -73,6 +74,7 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
     product::run(&mut session)?;
     update::run(&mut session)?;
     model::run(&mut session)?;
+    classifier::run(&mut session)?;
     #[cfg(feature = "cuda")]
     feed::run(&mut session)?;
     Ok(session.checks)
