@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mae_loader::{
     CropRule, Cursor, Dataset, DatasetOptions, Error, LabelSource, Loader, LoaderBuilder,
-    TrainTransform, Transform, Window,
+    RandAugment, TrainTransform, Transform, Window,
 };
 
 /// A plain image of one colour.
@@ -219,6 +219,10 @@ fn fingerprints_differ_where_batches_do() {
         base().transform(Transform::Eval { resize: 24 }),
         base().transform(Transform::Train(TrainTransform {
             crop: CropRule::Clamp,
+            ..TrainTransform::default()
+        })),
+        base().transform(Transform::Train(TrainTransform {
+            augment: Some(RandAugment::default()),
             ..TrainTransform::default()
         })),
         base().drop_last(false),

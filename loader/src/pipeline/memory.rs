@@ -18,7 +18,7 @@ const MAX_ROWS: u64 = 65_535;
 /// ```
 ///
 /// with rows of `H × W` pixels and `C` channels, masks of `K` visible among `L` patches, `E` being 4 with boxes to erase and else 0, `A` being
-/// `4 × H × W + 2 × W × C` with random augmentation and else 0, and images of at most `P` ([`max_pixels`](crate::LoaderBuilder::max_pixels)) pixels. A progressive JPEG keeps the 16-bit coefficients of three components
+/// `4 × H × W + 32 × C × max(H, W)` with random augmentation and else 0, and images of at most `P` ([`max_pixels`](crate::LoaderBuilder::max_pixels)) pixels. A progressive JPEG keeps the 16-bit coefficients of three components
 /// while it is decoded: `6 × P`. Not in it: the index of the data set, and batches that the caller holds beyond one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -41,8 +41,9 @@ impl MemoryBound {
         let pixels = settings.max_pixels;
         let augment = match settings.transform {
             Transform::Train(train) if train.augment.is_some() => {
-                let width = u64::from(settings.size.width);
-                width * (4 * u64::from(settings.size.height) + 2 * channels)
+                let (width, height) = (settings.size.width, settings.size.height);
+                4 * u64::from(width) * u64::from(height)
+                    + 32 * channels * u64::from(width.max(height))
             }
             _ => 0,
         };

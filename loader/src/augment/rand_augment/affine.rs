@@ -1,18 +1,21 @@
-//! Rotations, shears and translations: Pillow's `Image.transform` with `AFFINE` and `BICUBIC`, to the bit.
+//! Rotations: Pillow's `Image.transform` with `AFFINE` and `BICUBIC`, to the bit.
 //!
 //! Each pixel's centre is mapped into the source. Where that is outside, the pixel becomes the fill colour; elsewhere it is a cubic
-//! (a = −1) of four by four source pixels in double precision, those over the border repeating it, cut off to whole values.
+//! (a = −1) of four by four source pixels in double precision, those over the border repeating it, cut off to a whole value.
+//! Vector instructions change nothing of that: no product is fused with a sum.
+
+use multiversion::multiversion;
 
 use super::{pixels_of, pixels_of_mut};
 
-/// Pixels padded to four channels, so that one fits a vector.
-type Padded = [u8; 4];
+/// A pixel padded to four channels, so that it fits a vector.
+pub(super) type Padded = [u8; 4];
 
 /// From the centre (x, y) of a pixel to (ax + by + c, dx + ey + f) in the source.
 pub(super) type Matrix = [f64; 6];
 
 /// Counter-clockwise around the centre, as Pillow's `Image.rotate`.
-pub(super) fn rotation(degrees: f64, width: usize, height: usize) -> Matrix {
+pub(super) fn rotation(degrees: f64, (width, height): (usize, usize)) -> Matrix {
     let angle = -degrees.rem_euclid(360.0).to_radians();
     let (cos, sin) = (rounded(libm::cos(angle)), rounded(libm::sin(angle)));
     let (x, y) = (width as f64 / 2.0, height as f64 / 2.0);
@@ -38,6 +41,7 @@ fn rounded(value: f64) -> f64 {
 }
 
 /// Transforms `pixels`, `[height, width, C]`, in place. `source` is memory for as many pixels.
+#[multiversion(targets("x86_64+avx2"))]
 pub(super) fn transform<const C: usize>(
     pixels: &mut [u8],
     (width, height): (usize, usize),
@@ -60,7 +64,7 @@ pub(super) fn transform<const C: usize>(
             let x = x as f64 + 0.5;
             let at = (a * x + b * y + c, d * x + e * y + f);
             *pixel = match source.at(at) {
-                Some(values) => std::array::from_fn(|channel| values[channel]),
+                Some(value) => std::array::from_fn(|channel| value[channel]),
                 None => fill,
             };
         }
@@ -76,40 +80,58 @@ struct Source<'a> {
 
 impl Source<'_> {
     /// The value at a point, unless it is outside.
+    #[inline(always)]
     fn at(&self, (x, y): (f64, f64)) -> Option<Padded> {
-        let inside = |at: f64, length: usize| at >= 0.0 && at < length as f64;
         if !inside(x, self.width) || !inside(y, self.height) {
             return None;
         }
-        let (x, dx) = split(x - 0.5);
-        let (y, dy) = split(y - 0.5);
-        let rows = clamped(y, self.height).map(|y| &self.pixels[y * self.width..][..self.width]);
-        // Shears and translations move pixels along one axis; along the other one the cubic is its second value.
-        let values = if dx == 0.0 {
-            let column = x.max(0) as usize;
-            cubic(rows.map(|row| row[column].map(f64::from)), dy)
-        } else if dy == 0.0 {
-            cubic_of_bytes(quad(rows[1], x), dx)
-        } else {
-            cubic(rows.map(|row| cubic_of_bytes(quad(row, x), dx)), dy)
-        };
-        // A cast cuts off the fraction and keeps to 0–255.
-        Some(values.map(|value| value as u8))
+        let ((x, dx), (y, dy)) = (split(x), split(y));
+        // By column, four rows of one pixel each.
+        let mut around = [[0u8; 16]; 4];
+        for (i, y) in clamped(y, self.height).into_iter().enumerate() {
+            let row = &self.pixels[y * self.width..][..self.width];
+            for (column, pixel) in around.iter_mut().zip(quad(row, x)) {
+                column[4 * i..][..4].copy_from_slice(&pixel);
+            }
+        }
+        let mut rows = [0.0; 16];
+        let [p, q, r, s] = &around;
+        for (i, value) in rows.iter_mut().enumerate() {
+            *value = cubic_of_bytes([p[i], q[i], r[i], s[i]], dx);
+        }
+        let mut value = [0; 4];
+        for (i, value) in value.iter_mut().enumerate() {
+            let column = [rows[i], rows[4 + i], rows[8 + i], rows[12 + i]];
+            // A cast cuts off the fraction and keeps to 0–255.
+            *value = cubic(column, dy) as u8;
+        }
+        Some(value)
     }
 }
 
-/// Whole and fractional part.
-fn split(at: f64) -> (isize, f64) {
-    let whole = at.floor();
-    (whole as isize, at - whole)
+/// Whether a coordinate is one of the source's.
+#[inline(always)]
+pub(super) fn inside(at: f64, length: usize) -> bool {
+    at >= 0.0 && at < length as f64
 }
 
-/// The indices around `at`, from one before it, those outside being replaced by the nearest one.
+/// The number of the last pixel whose centre is not beyond a coordinate inside the source, −1 before the first one's, and how far beyond
+/// it the coordinate is.
+#[inline(always)]
+pub(super) fn split(at: f64) -> (isize, f64) {
+    let at = at - 0.5;
+    let whole = at as isize - isize::from(at < 0.0);
+    (whole, at - whole as f64)
+}
+
+/// The numbers around `at`, from one before it, those outside being replaced by the nearest one.
+#[inline(always)]
 fn clamped(at: isize, length: usize) -> [usize; 4] {
     [-1, 0, 1, 2].map(|offset| (at + offset).clamp(0, length as isize - 1) as usize)
 }
 
 /// The pixels of a row around column `x`.
+#[inline(always)]
 fn quad(row: &[Padded], x: isize) -> [Padded; 4] {
     let start = usize::try_from(x - 1).unwrap_or(usize::MAX);
     match row.get(start..).and_then(<[Padded]>::first_chunk) {
@@ -118,23 +140,19 @@ fn quad(row: &[Padded], x: isize) -> [Padded; 4] {
     }
 }
 
-/// The cubic of whole values, whose differences are exact.
-fn cubic_of_bytes(pixels: [Padded; 4], at: f64) -> [f64; 4] {
-    let [p, q, r, s] = pixels.map(|pixel| pixel.map(i32::from));
-    std::array::from_fn(|i| {
-        let (p, q, r, s) = (p[i], q[i], r[i], s[i]);
-        let (linear, square, cube) = (r - p, 2 * (p - q) + r - s, q - p - r + s);
-        f64::from(q) + at * (f64::from(linear) + at * (f64::from(square) + at * f64::from(cube)))
-    })
+/// [`cubic`] of whole values, whose differences are exact.
+#[inline(always)]
+pub(super) fn cubic_of_bytes(values: [u8; 4], at: f64) -> f64 {
+    let [p, q, r, s] = values.map(i32::from);
+    let (linear, square, cube) = (r - p, 2 * (p - q) + r - s, q - p - r + s);
+    f64::from(q) + at * (f64::from(linear) + at * (f64::from(square) + at * f64::from(cube)))
 }
 
 /// The cubic through `q` and `r` at `at` of the way from one to the other. The order of additions is Pillow's.
-fn cubic([p, q, r, s]: [[f64; 4]; 4], at: f64) -> [f64; 4] {
-    std::array::from_fn(|i| {
-        let (p, q, r, s) = (p[i], q[i], r[i], s[i]);
-        let (linear, square, cube) = (-p + r, 2.0 * (p - q) + r - s, -p + q - r + s);
-        q + at * (linear + at * (square + at * cube))
-    })
+#[inline(always)]
+fn cubic([p, q, r, s]: [f64; 4], at: f64) -> f64 {
+    let (linear, square, cube) = (-p + r, 2.0 * (p - q) + r - s, -p + q - r + s);
+    q + at * (linear + at * (square + at * cube))
 }
 
 #[cfg(test)]

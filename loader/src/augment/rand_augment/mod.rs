@@ -1,6 +1,6 @@
 //! RandAugment as timm applies it to Pillow's images, with Pillow's arithmetic: 8-bit pixels in, 8-bit pixels out, in place.
 //!
-//! [`policy`] says what is asked for, [`operation`] draws what is done, and [`tables`], [`enhance`] and [`affine`] do it.
+//! [`policy`] says what is asked for, [`operation`] draws what is done, and [`tables`], [`enhance`], [`affine`] and [`slide`] do it.
 //!
 //! Gray images go through the same operations, as Pillow's of mode `L` do: one channel, which is its own luma, so that
 //! `Color` changes nothing.
@@ -9,6 +9,7 @@ mod affine;
 mod enhance;
 mod operation;
 mod policy;
+mod slide;
 mod tables;
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub(crate) use self::operation::{Operation, draw};
 pub use self::policy::RandAugment;
+use self::slide::Slide;
 use crate::decode::ImageSize;
 use crate::rng::Draws;
 
@@ -38,9 +40,10 @@ pub(crate) struct RandAugmenter {
     /// What comes in from outside the image.
     fill: [u8; 3],
     /// A copy of the image, where an operation needs one.
-    source: Vec<[u8; 4]>,
+    source: Vec<affine::Padded>,
     /// Two rows of it.
     rows: Vec<u8>,
+    lines: slide::Lines,
 }
 
 impl RandAugmenter {
@@ -52,6 +55,7 @@ impl RandAugmenter {
             fill,
             source: Vec::new(),
             rows: Vec::new(),
+            lines: slide::Lines::default(),
         }
     }
 
@@ -73,40 +77,49 @@ impl RandAugmenter {
 
     fn apply_to<const C: usize>(&mut self, operation: Operation, pixels: &mut [u8], fill: [u8; C]) {
         let (width, height) = (self.size.width as usize, self.size.height as usize);
-        let matrix = match operation {
-            Operation::AutoContrast => {
-                return tables::map_each::<C>(pixels, tables::auto_contrast);
-            }
-            Operation::Equalize => return tables::map_each::<C>(pixels, tables::equalize),
-            Operation::Invert => {
-                return tables::map_all(pixels, &tables::table(|value| 255 - value));
-            }
-            Operation::Posterize(bits) => {
-                return tables::map_all(pixels, &tables::posterize(bits));
-            }
-            Operation::Solarize(threshold) => {
-                return tables::map_all(pixels, &tables::solarize(threshold));
-            }
+        match operation {
+            Operation::AutoContrast => tables::map_each::<C>(pixels, tables::auto_contrast),
+            Operation::Equalize => tables::map_each::<C>(pixels, tables::equalize),
+            Operation::Invert => tables::map_all(pixels, &tables::table(|value| 255 - value)),
+            Operation::Posterize(bits) => tables::map_all(pixels, &tables::posterize(bits)),
+            Operation::Solarize(threshold) => tables::map_all(pixels, &tables::solarize(threshold)),
             Operation::SolarizeAdd(amount) => {
-                return tables::map_all(pixels, &tables::solarize_add(amount));
+                tables::map_all(pixels, &tables::solarize_add(amount))
             }
-            Operation::Color(_) if C == 1 => return,
-            Operation::Color(factor) => return enhance::color(pixels, factor as f32),
-            Operation::Contrast(factor) => {
-                return enhance::contrast::<C>(pixels, factor as f32);
-            }
-            Operation::Brightness(factor) => return enhance::brightness(pixels, factor as f32),
+            // A gray image is its own gray image.
+            Operation::Color(_) if C == 1 => {}
+            Operation::Color(factor) => enhance::color(pixels, factor as f32),
+            Operation::Contrast(factor) => enhance::contrast::<C>(pixels, factor as f32),
+            Operation::Brightness(factor) => enhance::brightness(pixels, factor as f32),
             Operation::Sharpness(factor) => {
                 self.rows.resize(2 * width * C, 0);
-                return enhance::sharpness::<C>(pixels, width, factor as f32, &mut self.rows);
+                enhance::sharpness::<C>(pixels, width, factor as f32, &mut self.rows);
             }
-            Operation::Rotate(degrees) => affine::rotation(degrees, width, height),
-            Operation::ShearX(slope) => [1.0, slope, 0.0, 0.0, 1.0, 0.0],
-            Operation::ShearY(slope) => [1.0, 0.0, 0.0, slope, 1.0, 0.0],
-            Operation::TranslateX(share) => [1.0, 0.0, share * width as f64, 0.0, 1.0, 0.0],
-            Operation::TranslateY(share) => [1.0, 0.0, 0.0, 0.0, 1.0, share * height as f64],
-        };
-        self.source.resize(width * height, [0; 4]);
-        affine::transform(pixels, (width, height), matrix, fill, &mut self.source);
+            Operation::Rotate(degrees) => {
+                let size = (width, height);
+                let matrix = affine::rotation(degrees, size);
+                self.source
+                    .resize(width * height, affine::Padded::default());
+                affine::transform(pixels, size, matrix, fill, &mut self.source);
+            }
+            Operation::ShearX(slope) => {
+                let slide = Slide { slope, shift: 0.0 };
+                slide::rows(pixels, width, slide, fill, &mut self.lines);
+            }
+            Operation::ShearY(slope) => {
+                let slide = Slide { slope, shift: 0.0 };
+                slide::columns(pixels, width, slide, fill, &mut self.lines);
+            }
+            Operation::TranslateX(share) => {
+                let shift = share * width as f64;
+                let slide = Slide { slope: 0.0, shift };
+                slide::rows(pixels, width, slide, fill, &mut self.lines);
+            }
+            Operation::TranslateY(share) => {
+                let shift = share * height as f64;
+                let slide = Slide { slope: 0.0, shift };
+                slide::columns(pixels, width, slide, fill, &mut self.lines);
+            }
+        }
     }
 }
