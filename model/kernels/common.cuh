@@ -14,6 +14,9 @@ typedef __nv_bfloat16 bf16;
 #define MAE_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
 // The launch's own shared memory, as bytes.
 #define MAE_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+// Memory as one value of a wider type; the address must be a multiple of its size, which the host checks.
+template <typename V> MAE_DEVICE const V &whole(const void *at) { return *static_cast<const V *>(at); }
+template <typename V> MAE_DEVICE V &whole(void *at) { return *static_cast<V *>(at); }
 #endif
 
 MAE_DEVICE float to_float(float x) { return x; }
@@ -28,28 +31,27 @@ struct Four {
 };
 
 MAE_DEVICE Four load4(const float *from) {
-    float4 v = *reinterpret_cast<const float4 *>(from);
+    const float4 v = whole<float4>(from);
     return {{v.x, v.y, v.z, v.w}};
 }
 
 MAE_DEVICE Four load4(const bf16 *from) {
-    uint2 v = *reinterpret_cast<const uint2 *>(from);
+    const uint2 v = whole<uint2>(from);
     // A bfloat16 is the upper half of a float.
     return {{__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
              __uint_as_float(v.y & 0xffff0000u)}};
 }
 
-MAE_DEVICE void store4(float *to, Four v) { *reinterpret_cast<float4 *>(to) = make_float4(v.x[0], v.x[1], v.x[2], v.x[3]); }
+MAE_DEVICE void store4(float *to, Four v) { whole<float4>(to) = make_float4(v.x[0], v.x[1], v.x[2], v.x[3]); }
 
 MAE_DEVICE void store4(bf16 *to, Four v) {
     bf16 halves[4];
     for (int i = 0; i < 4; i++) {
         from_float(v.x[i], halves[i]);
     }
-    // Eight bytes at once.
-    uint2 whole;
-    memcpy(&whole, halves, sizeof whole);
-    *reinterpret_cast<uint2 *>(to) = whole;
+    uint2 words;
+    memcpy(&words, halves, sizeof words);
+    whole<uint2>(to) = words;
 }
 
 // The sum over a warp, in every lane, always added in the same order.

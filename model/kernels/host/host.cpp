@@ -162,6 +162,12 @@ uint32_t host_shuffle(uint32_t mask, uint32_t bits, uint32_t lane) {
 
 unsigned char *host_dynamic_shared() { return reinterpret_cast<unsigned char *>(block->shared.data()); }
 
+void host_check_address(const void *at, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(at) % bytes != 0) {
+        fail("an access of several numbers at once needs an address at a multiple of their size");
+    }
+}
+
 namespace {
 
 // The first thread of the calling thread's warp, which must be whole.

@@ -14,6 +14,15 @@
 // The launch's own shared memory, as bytes.
 #define MAE_DYNAMIC_SHARED(name) unsigned char *name = host_dynamic_shared()
 unsigned char *host_dynamic_shared();
+// Aborts unless the address is a multiple of `bytes`.
+void host_check_address(const void *at, size_t bytes);
+
+// Memory as one value of a wider type.
+template <typename V> static inline const V &whole(const void *at) {
+    host_check_address(at, sizeof(V));
+    return *static_cast<const V *>(at);
+}
+template <typename V> static inline V &whole(void *at) { return const_cast<V &>(whole<V>(static_cast<const void *>(at))); }
 
 struct uint3 {
     uint32_t x, y, z;

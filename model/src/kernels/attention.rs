@@ -173,8 +173,8 @@ pub(crate) fn backward(
         // The plain kernels leave the sums to this.
         DType::F32 => {
             let made = input(dqkv, dtype, 3 * len)?;
-            reduce::column_sums(engine, made, (rows, 3 * dim, 3 * dim), grads, mode)
+            reduce::column_sums(engine, made, (rows, 3 * dim), &[Some(grads)], mode)
         }
-        _ => reduce::column_sums(engine, sums, (sum_rows, 3 * dim, 3 * dim), grads, mode),
+        _ => reduce::column_sums(engine, sums, (sum_rows, 3 * dim), &[Some(grads)], mode),
     }
 }

@@ -63,5 +63,5 @@ pub(crate) fn backward(
         .count(width)?
         .run(engine)?;
     let grads = output(grads, DType::F32, grads.elem_count())?.skip(dbias.start);
-    reduce::column_sums(engine, sums, (steps, width, width), grads, mode)
+    reduce::column_sums(engine, sums, (steps, width), &[Some(grads)], mode)
 }

@@ -16,6 +16,8 @@ pub(crate) mod scratch;
 pub(crate) mod tokens;
 pub(crate) mod update;
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
@@ -24,9 +26,6 @@ use address::Pointer;
 pub(crate) use host::active as on_this_thread;
 #[cfg(feature = "host-kernels")]
 pub use host::on_host;
-
-/// Blocks of a launch whose blocks take whole rows; more rows are dealt out in turn. So many keep today's GPUs full.
-const ROW_BLOCKS: usize = 1024;
 
 /// Threads of such a block, four columns each.
 fn row_threads(dim: usize) -> Result<usize> {
@@ -44,6 +43,34 @@ pub(crate) enum Engine {
     Cuda(candle_core::CudaDevice),
     #[cfg(feature = "host-kernels")]
     Host,
+}
+
+impl Engine {
+    /// Multiprocessors.
+    fn processors(&self) -> Result<usize> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(device) => {
+                let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+                let count = device.cuda_stream().context().attribute(attribute);
+                let count = count.map_err(|error| {
+                    message(format!("cannot ask the GPU how large it is: {error}"))
+                })?;
+                Ok(usize::try_from(count).unwrap_or(1).max(1))
+            }
+            // Few, so that blocks take several rows each.
+            #[cfg(feature = "host-kernels")]
+            Engine::Host => Ok(4),
+        }
+    }
+
+    /// Blocks that run at once, of so many threads that need up to so many registers each: what is more is dealt out to them in turn,
+    /// so that all end together.
+    fn blocks(&self, threads: usize, registers: usize) -> Result<usize> {
+        let (most_threads, most_registers, most_blocks) = (2048, 65_536, 32);
+        let each = (most_registers / (registers * threads)).min(most_threads / threads);
+        Ok(self.processors()? * each.clamp(1, most_blocks))
+    }
 }
 
 /// Who runs kernels on this tensor; `None` leaves it to the CPU's own code.
