@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 
 use super::address::{input, output};
-use super::{Engine, Launch, reduce, row_threads, scratch, suffix};
+use super::{Engine, Launch, reduce, scratch, suffix};
 use crate::Result;
 use crate::ops::Accumulate;
 use crate::ops::layer_norm::NormGrads;
@@ -24,8 +24,8 @@ pub(crate) fn forward(
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
     let kernel = format!("layer_norm_forward_{}", suffix(y)?);
-    let threads = row_threads(dim)?;
-    Launch::new(kernel, rows.min(engine.blocks(threads, FORWARD)?), threads)
+    let (blocks, threads) = engine.rows(rows, dim, FORWARD)?;
+    Launch::new(kernel, blocks, threads)
         .pointer(input(x, DType::F32, rows * dim)?)
         .pointer(input(weight, DType::F32, dim)?)
         .pointer(input(bias, DType::F32, dim)?)
@@ -50,8 +50,8 @@ pub(crate) fn residual_forward(
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
     let kernel = format!("layer_norm_residual_{}", suffix(y)?);
-    let threads = row_threads(dim)?;
-    Launch::new(kernel, rows.min(engine.blocks(threads, FORWARD)?), threads)
+    let (blocks, threads) = engine.rows(rows, dim, FORWARD)?;
+    Launch::new(kernel, blocks, threads)
         .pointer(output(x, DType::F32, rows * dim)?)
         .pointer(input(residual, DType::F32, len)?)
         .pointer(input(added, DType::F32, dim)?)
@@ -79,8 +79,7 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
-    let threads = row_threads(dim)?;
-    let blocks = rows.min(engine.blocks(threads, BACKWARD)?);
+    let (blocks, threads) = engine.rows(rows, dim, BACKWARD)?;
     let sums = scratch::take(x.device(), blocks * 3 * dim)?;
     let sums = output(&sums, DType::F32, sums.elem_count())?;
     let kernel = format!("layer_norm_backward_{}", suffix(dy)?);
@@ -97,6 +96,6 @@ pub(crate) fn backward(
     launch.pointer(sums).count(rows)?.count(dim)?.run(engine)?;
     let grads = output(grads, DType::F32, grads.elem_count())?;
     let parts = [Some(ranges.weight), Some(ranges.bias), ranges.added];
-    let parts = parts.map(|range| range.map(|range| grads.skip(range.start)));
-    reduce::column_sums(engine, sums, (blocks, dim), &parts, mode)
+    let outs = parts.map(|range| range.map(|range| grads.skip(range.start)));
+    reduce::column_sums(engine, sums, (blocks, dim), &outs, mode)
 }

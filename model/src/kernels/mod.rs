@@ -27,16 +27,6 @@ pub(crate) use host::active as on_this_thread;
 #[cfg(feature = "host-kernels")]
 pub use host::on_host;
 
-/// Threads of such a block, four columns each.
-fn row_threads(dim: usize) -> Result<usize> {
-    if !dim.is_multiple_of(4) || dim > 4096 {
-        return Err(message(format!(
-            "a GPU takes widths that are multiples of 4, to 4096; this one is {dim}"
-        )));
-    }
-    Ok((dim / 4).next_multiple_of(32))
-}
-
 /// Who runs kernels.
 pub(crate) enum Engine {
     #[cfg(feature = "cuda")]
@@ -64,12 +54,23 @@ impl Engine {
         }
     }
 
-    /// Blocks that run at once, of so many threads that need up to so many registers each: what is more is dealt out to them in turn,
-    /// so that all end together.
+    /// Blocks that run at once, of so many threads, each of which needs up to so many registers: what is more is dealt out to them in
+    /// turn, so that all end together.
     fn blocks(&self, threads: usize, registers: usize) -> Result<usize> {
-        let (most_threads, most_registers, most_blocks) = (2048, 65_536, 32);
-        let each = (most_registers / (registers * threads)).min(most_threads / threads);
-        Ok(self.processors()? * each.clamp(1, most_blocks))
+        // Each quarter of a multiprocessor has 16,384 registers and runs up to 16 warps; there are up to 32 blocks.
+        let warps = 4 * (16_384 / (32 * registers)).min(16);
+        Ok(self.processors()? * (32 * warps / threads).clamp(1, 32))
+    }
+
+    /// Blocks that take whole rows, and threads of each, that take four columns.
+    fn rows(&self, rows: usize, dim: usize, registers: usize) -> Result<(usize, usize)> {
+        if !dim.is_multiple_of(4) || dim > 4096 {
+            return Err(message(format!(
+                "a GPU takes widths that are multiples of 4, to 4096; this one is {dim}"
+            )));
+        }
+        let threads = (dim / 4).next_multiple_of(32);
+        Ok((rows.min(self.blocks(threads, registers)?), threads))
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::address::{input, output};
-use super::{Engine, Launch, reduce, row_threads, scratch, suffix};
+use super::{Engine, Launch, reduce, scratch, suffix};
 use crate::Result;
 use crate::ops::Accumulate;
 
@@ -65,23 +65,19 @@ fn assemble(
     let patches = ids.dims2()?.1;
     let rows = batch * (1 + patches);
     let kernel = format!("{kernel}_{}", suffix(from)?);
-    let threads = row_threads(dim)?;
-    Launch::new(
-        kernel,
-        rows.min(engine.blocks(threads, REGISTERS)?),
-        threads,
-    )
-    .pointer(input(from, from.dtype(), from.elem_count())?)
-    .pointer(input(bias, DType::F32, dim)?)
-    .pointer(input(ids, DType::U32, batch * patches)?)
-    .pointer(input(token, DType::F32, dim)?)
-    .pointer(input(positions, DType::F32, positions.elem_count())?)
-    .pointer(output(x, DType::F32, rows * dim)?)
-    .count(batch)?
-    .count(patches)?
-    .count(given)?
-    .count(dim)?
-    .run(engine)
+    let (blocks, threads) = engine.rows(rows, dim, REGISTERS)?;
+    Launch::new(kernel, blocks, threads)
+        .pointer(input(from, from.dtype(), from.elem_count())?)
+        .pointer(input(bias, DType::F32, dim)?)
+        .pointer(input(ids, DType::U32, batch * patches)?)
+        .pointer(input(token, DType::F32, dim)?)
+        .pointer(input(positions, DType::F32, positions.elem_count())?)
+        .pointer(output(x, DType::F32, rows * dim)?)
+        .count(batch)?
+        .count(patches)?
+        .count(given)?
+        .count(dim)?
+        .run(engine)
 }
 
 /// As [`crate::ops::tokens::embed_backward`]; `ids` as in the forward.
@@ -143,8 +139,7 @@ fn take_apart(
 ) -> Result<()> {
     let (batch, given, dim) = dfrom.dims3()?;
     let rows = batch * (1 + patches);
-    let threads = row_threads(dim)?;
-    let blocks = rows.min(engine.blocks(threads, REGISTERS)?);
+    let (blocks, threads) = engine.rows(rows, dim, REGISTERS)?;
     let partial = scratch::take(dx.device(), blocks * 2 * dim)?;
     let partial = output(&partial, DType::F32, partial.elem_count())?;
     let kernel = format!("{kernel}_{}", suffix(dfrom)?);
@@ -161,8 +156,8 @@ fn take_apart(
     .count(dim)?
     .run(engine)?;
     let grads = output(grads, DType::F32, grads.elem_count())?;
-    let parts = sums.map(|range| Some(grads.skip(range.start)));
-    reduce::column_sums(engine, partial, (blocks, dim), &parts, mode)
+    let outs = sums.map(|range| Some(grads.skip(range.start)));
+    reduce::column_sums(engine, partial, (blocks, dim), &outs, mode)
 }
 
 /// As [`crate::ops::tokens::removed_forward`].
@@ -176,20 +171,16 @@ pub(crate) fn removed_forward(
     let patches = ids_restore.dims2()?.1;
     let rows = batch * (1 + patches);
     let kernel = format!("removed_forward_{}", suffix(x)?);
-    let threads = row_threads(dim)?;
-    Launch::new(
-        kernel,
-        rows.min(engine.blocks(threads, REGISTERS)?),
-        threads,
-    )
-    .pointer(input(x, x.dtype(), rows * dim)?)
-    .pointer(input(ids_restore, DType::U32, batch * patches)?)
-    .pointer(output(removed, x.dtype(), batch * count * dim)?)
-    .count(batch)?
-    .count(patches)?
-    .count(count)?
-    .count(dim)?
-    .run(engine)
+    let (blocks, threads) = engine.rows(rows, dim, REGISTERS)?;
+    Launch::new(kernel, blocks, threads)
+        .pointer(input(x, x.dtype(), rows * dim)?)
+        .pointer(input(ids_restore, DType::U32, batch * patches)?)
+        .pointer(output(removed, x.dtype(), batch * count * dim)?)
+        .count(batch)?
+        .count(patches)?
+        .count(count)?
+        .count(dim)?
+        .run(engine)
 }
 
 /// As [`crate::ops::tokens::removed_backward`].
@@ -203,18 +194,14 @@ pub(crate) fn removed_backward(
     let patches = ids_restore.dims2()?.1;
     let rows = batch * (1 + patches);
     let kernel = format!("removed_backward_{}", suffix(dx)?);
-    let threads = row_threads(dim)?;
-    Launch::new(
-        kernel,
-        rows.min(engine.blocks(threads, REGISTERS)?),
-        threads,
-    )
-    .pointer(output(dx, dx.dtype(), rows * dim)?)
-    .pointer(input(ids_restore, DType::U32, batch * patches)?)
-    .pointer(input(dremoved, dx.dtype(), batch * count * dim)?)
-    .count(batch)?
-    .count(patches)?
-    .count(count)?
-    .count(dim)?
-    .run(engine)
+    let (blocks, threads) = engine.rows(rows, dim, REGISTERS)?;
+    Launch::new(kernel, blocks, threads)
+        .pointer(output(dx, dx.dtype(), rows * dim)?)
+        .pointer(input(ids_restore, DType::U32, batch * patches)?)
+        .pointer(input(dremoved, dx.dtype(), batch * count * dim)?)
+        .count(batch)?
+        .count(patches)?
+        .count(count)?
+        .count(dim)?
+        .run(engine)
 }
