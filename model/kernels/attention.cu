@@ -40,9 +40,6 @@ template <typename T> MAE_DEVICE Rows<T> plain(const T *x, const Shape &s, uint3
     return {x + (size_t)(head / s.heads) * s.tokens * s.dim() + head % s.heads * s.width, s.dim(), nullptr};
 }
 
-MAE_DEVICE float low_half(uint32_t word) { return __uint_as_float(word << 16); }
-MAE_DEVICE float high_half(uint32_t word) { return __uint_as_float(word & 0xffff0000u); }
-
 // Two neighbouring numbers, with their bias.
 MAE_DEVICE uint32_t pair(const Rows<bf16> &rows, uint32_t row, uint32_t column) {
     const uint32_t word = *reinterpret_cast<const uint32_t *>(rows.first + row * rows.step + column);
