@@ -248,6 +248,7 @@ void host_load_matrices(uint32_t (&r)[4], const bf16 *row, bool transposed) {
 }
 
 #include "../attention.cu"
+#include "../attention_f32.cu"
 #include "../augment.cu"
 #include "../elementwise.cu"
 #include "../gelu.cu"
