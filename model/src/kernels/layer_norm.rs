@@ -3,10 +3,14 @@
 use candle_core::{DType, Tensor};
 
 use super::address::{input, output};
-use super::{Engine, Launch, ROW_BLOCKS, elementwise, reduce, row_threads, scratch, suffix};
+use super::{Engine, Launch, elementwise, reduce, scratch, suffix};
 use crate::Result;
 use crate::ops::Accumulate;
 use crate::ops::layer_norm::{Joining, NormGrads, StreamGradient};
+
+/// Registers that a thread needs, at most.
+const FORWARD: usize = 40;
+const BACKWARD: usize = 64;
 
 /// As [`crate::ops::layer_norm::forward`].
 pub(crate) fn forward(
@@ -20,7 +24,8 @@ pub(crate) fn forward(
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
     let kernel = format!("layer_norm_forward_{}", suffix(y)?);
-    Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
+    let (blocks, threads) = engine.rows(rows, dim, FORWARD)?;
+    Launch::new(kernel, blocks, threads)
         .pointer(input(x, DType::F32, rows * dim)?)
         .pointer(input(weight, DType::F32, dim)?)
         .pointer(input(bias, DType::F32, dim)?)
@@ -45,7 +50,8 @@ pub(crate) fn residual_forward(
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
     let kernel = format!("layer_norm_residual_{}", suffix(y)?);
-    Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
+    let (blocks, threads) = engine.rows(rows, dim, FORWARD)?;
+    Launch::new(kernel, blocks, threads)
         .pointer(output(x, DType::F32, rows * dim)?)
         .pointer(input(joining.residual, DType::F32, len)?)
         .pointer(input(joining.bias, DType::F32, dim)?)
@@ -74,11 +80,11 @@ pub(crate) fn backward(
 ) -> Result<()> {
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
-    let blocks = rows.min(ROW_BLOCKS);
+    let (blocks, threads) = engine.rows(rows, dim, BACKWARD)?;
     let sums = scratch::take(x.device(), blocks * 3 * dim)?;
     let sums = output(&sums, DType::F32, sums.elem_count())?;
     let kernel = format!("layer_norm_backward_{}", suffix(dy)?);
-    let launch = Launch::new(kernel, blocks, row_threads(dim)?)
+    let launch = Launch::new(kernel, blocks, threads)
         .pointer(input(x, DType::F32, rows * dim)?)
         .pointer(input(stats, DType::F32, rows * 2)?)
         .pointer(input(weight, DType::F32, dim)?)
@@ -100,11 +106,6 @@ pub(crate) fn backward(
     }
     let grads = output(grads, DType::F32, grads.elem_count())?;
     let parts = [Some(ranges.weight), Some(ranges.bias), ranges.added];
-    for (i, range) in parts.into_iter().enumerate() {
-        if let Some(range) = range {
-            let (from, to) = (sums.skip(i * dim), grads.skip(range.start));
-            reduce::column_sums(engine, from, (blocks, dim, 3 * dim), to, mode)?;
-        }
-    }
-    Ok(())
+    let outs = parts.map(|range| range.map(|range| grads.skip(range.start)));
+    reduce::column_sums(engine, sums, (blocks, dim), &outs, mode)
 }

@@ -8,12 +8,22 @@ use crate::ops::layer_norm::{
 };
 use crate::{Accumulate, Result};
 
-/// Rows and width: less than a warp's columns, one warp, several, and more rows than blocks.
-const SHAPES: [(usize, usize); 6] = [(1, 4), (3, 36), (5, 128), (37, 192), (7, 1284), (1100, 8)];
+/// Rows and width: less than a warp's columns, one warp, several, and more rows than blocks, of one warp and of several.
+const SHAPES: [(usize, usize); 7] = [
+    (1, 4),
+    (3, 36),
+    (5, 128),
+    (37, 192),
+    (7, 1284),
+    (1100, 8),
+    (150, 260),
+];
+/// More rows than a GPU has blocks, of the encoder of ViT-B.
+const LARGE: [(usize, usize); 1] = [(4200, 768)];
 const EPS: f32 = 1e-6;
 
 pub(super) fn run(s: &mut Session<'_>) -> Result<()> {
-    for shape in SHAPES {
+    for &shape in SHAPES.iter().chain(s.large(&LARGE)) {
         for dtype in [DType::F32, DType::BF16] {
             forwards(s, shape, dtype)?;
             for mode in [Accumulate::Replace, Accumulate::Add] {
