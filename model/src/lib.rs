@@ -35,6 +35,7 @@
 pub mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod encoder;
 pub mod error;
 pub mod feed;
 pub mod flops;
@@ -58,6 +59,7 @@ pub mod stage;
 pub mod vit;
 
 pub use config::{MaeConfig, Pooling, VitConfig};
+pub use encoder::{Encoder, EncoderWorkspace, FinalNorm};
 pub use error::{Error, Result};
 pub use feed::{Feeder, HostInput};
 pub use flops::Flops;

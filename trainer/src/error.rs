@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::checkpoint::foreign::ForeignError;
 use crate::config::Difference;
 
 /// The crate's result.
@@ -73,6 +74,14 @@ pub enum Error {
         path: PathBuf,
         /// What is missing or wrong.
         reason: String,
+    },
+    /// Another program's checkpoint that cannot be taken.
+    #[error("no weights can be taken from {}: {source}", path.display())]
+    Foreign {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: ForeignError,
     },
     /// Moments that do not fit the model's parameters.
     #[error("the optimiser's state has {found} for {name}, the model needs shape {expected:?}")]

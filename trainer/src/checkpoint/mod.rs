@@ -4,6 +4,8 @@
 //! A checkpoint is either whole or not there; one that was damaged later is recognised by its digests when loaded.
 
 pub mod files;
+pub mod foreign;
+mod load;
 pub mod retention;
 mod state;
 mod tensors;
@@ -14,9 +16,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
-use mae_model::{Mae, StateDict};
+use mae_model::StateDict;
 
+pub use load::{Source, load_classifier, load_encoder, load_mae, weights};
 pub use state::{RunState, VERSION};
 
 use self::files::FileDigest;
@@ -202,18 +204,6 @@ fn open_by<T>(path: &Path, load: impl Fn(&Path) -> Result<T>) -> Result<T> {
         }
     }
     Err(Error::NoCheckpoint { path: path.into() })
-}
-
-/// The model of a checkpoint: `path` is a checkpoint's folder, or a run's for its newest whole one.
-pub fn load_mae(path: &Path) -> Result<(Mae, CheckpointInfo)> {
-    let (info, weights) = open_by(path, |path| {
-        let info = read_state(path)?;
-        let weights = read_tensors(&info, MODEL)?;
-        Ok((info, weights))
-    })?;
-    let mae = Mae::new(info.state.config.mae(), &Device::Cpu, 0)?;
-    mae.load_state_dict(&weights)?;
-    Ok((mae, info))
 }
 
 fn broken(path: &Path, reason: impl Into<String>) -> Error {

@@ -1,0 +1,153 @@
+//! Models from checkpoints: those of our runs, and other programs'.
+
+use std::path::Path;
+
+use mae_model::{Encoder, Mae, VitClassifier};
+
+use super::foreign::{self, ForeignError, ImportOptions, Origin, Weights};
+use super::{
+    CheckpointInfo, MODEL, STATE, folder, list, open_by, read_state, read_tensors, step_of,
+};
+use crate::error::{Error, Result};
+
+/// Where a model's weights come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A run of ours.
+    Run(Box<CheckpointInfo>),
+    /// Another program.
+    Foreign(Box<Origin>),
+}
+
+impl Source {
+    /// The checkpoint's folder, or the file of weights.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Run(info) => &info.path,
+            Self::Foreign(origin) => &origin.path,
+        }
+    }
+
+    /// Updates done, where that is known.
+    pub fn step(&self) -> Option<u64> {
+        match self {
+            Self::Run(info) => Some(info.state.step),
+            Self::Foreign(_) => None,
+        }
+    }
+
+    /// Share of the patches that were removed in training; the paper's where that is not known.
+    pub fn mask_ratio(&self) -> f64 {
+        match self {
+            Self::Run(info) => info.state.config.mask_ratio,
+            Self::Foreign(origin) => origin.mask_ratio,
+        }
+    }
+
+    /// What the weights before training are drawn from: for a run of ours, those that it began with.
+    pub fn seed(&self) -> u64 {
+        match self {
+            Self::Run(info) => info.state.config.seed,
+            Self::Foreign(_) => 0,
+        }
+    }
+
+    /// An encoder like `trained` before training.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn untrained(&self, trained: &Encoder) -> Result<Encoder> {
+        let (vit, device) = (trained.config.clone(), trained.device());
+        Ok(match self {
+            Self::Run(info) => {
+                let config = mae_model::MaeConfig {
+                    vit,
+                    ..info.state.config.mae()
+                };
+                Mae::new(config, device, self.seed())?.encoder()?
+            }
+            Self::Foreign(_) => Encoder::new(vit, trained.final_norm(), device, self.seed())?,
+        })
+    }
+}
+
+/// The weights at `path`: a checkpoint's folder, a run's for its newest whole one, another program's file (`.pth`,
+/// `.safetensors`), or a folder with one and its `config.json`.
+///
+/// # Errors
+/// Where there is none, it is damaged, or it is no model of this kind.
+pub fn weights(path: &Path, options: &ImportOptions) -> Result<(Weights, Source)> {
+    let of_run = path
+        .parent()
+        .filter(|parent| path.ends_with(MODEL) && parent.join(STATE).is_file());
+    let path = of_run.unwrap_or(path);
+    if !is_run(path)? {
+        if !foreign::is_one(path) {
+            return Err(Error::NoCheckpoint { path: path.into() });
+        }
+        let (weights, origin) = foreign::open(path, options).map_err(|error| about(path, error))?;
+        return Ok((weights, Source::Foreign(Box::new(origin))));
+    }
+    if let Some(flag) = options.stated() {
+        return Err(Error::Config(format!(
+            "{} is of a run of mae's, which says everything of its model itself; leave {flag} out",
+            path.display()
+        )));
+    }
+    let (info, state) = open_by(path, |path| {
+        let info = read_state(path)?;
+        let state = read_tensors(&info, MODEL)?;
+        Ok((info, state))
+    })?;
+    let mut weights = Weights::of_run(&info.state.config.mae(), state);
+    if let Some(size) = options.image_size {
+        weights.resize(size).map_err(|error| about(path, error))?;
+    }
+    Ok((weights, Source::Run(Box::new(info))))
+}
+
+/// Whether `path` is a checkpoint's folder, or holds some.
+fn is_run(path: &Path) -> Result<bool> {
+    let one = path.join(STATE).is_file() || step_of(path).is_some() && path.is_dir();
+    Ok(one || folder(path).is_dir() || path.is_dir() && !list(path)?.is_empty())
+}
+
+fn about(path: &Path, source: ForeignError) -> Error {
+    Error::Foreign {
+        path: path.into(),
+        source,
+    }
+}
+
+/// The encoder of the checkpoint at `path`; see [`weights`].
+///
+/// # Errors
+/// As there, and if its number of heads is not known.
+pub fn load_encoder(path: &Path, options: &ImportOptions) -> Result<(Encoder, Source)> {
+    load(path, options, Weights::into_encoder)
+}
+
+/// Encoder and decoder of the checkpoint at `path`; see [`weights`].
+///
+/// # Errors
+/// As there, and if it has no decoder, or not all of its configuration is known.
+pub fn load_mae(path: &Path, options: &ImportOptions) -> Result<(Mae, Source)> {
+    load(path, options, Weights::into_mae)
+}
+
+/// Encoder and head over classes of the checkpoint at `path`; see [`weights`].
+///
+/// # Errors
+/// As there, and if it has no head, or its number of heads is not known.
+pub fn load_classifier(path: &Path, options: &ImportOptions) -> Result<(VitClassifier, Source)> {
+    load(path, options, Weights::into_classifier)
+}
+
+fn load<T>(
+    path: &Path,
+    options: &ImportOptions,
+    into: impl Fn(Weights) -> std::result::Result<T, ForeignError>,
+) -> Result<(T, Source)> {
+    let (weights, source) = weights(path, options)?;
+    Ok((into(weights).map_err(|error| about(path, error))?, source))
+}
