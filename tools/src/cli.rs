@@ -12,6 +12,7 @@ use mae_trainer::config::InputSize;
 use crate::bench::BenchArgs;
 use crate::demo::DemoArgs;
 use crate::eval::EvalArgs;
+use crate::export::ExportArgs;
 use crate::index::IndexArgs;
 use crate::inspect::InspectArgs;
 use crate::pretrain::PretrainArgs;
@@ -122,6 +123,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     Pretrain(Box<PretrainArgs>),
     Eval(EvalArgs),
+    Export(ExportArgs),
     Bench(BenchArgs),
     Demo(DemoArgs),
     Selftest(SelftestArgs),

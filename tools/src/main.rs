@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod demo;
 mod eval;
+mod export;
 mod index;
 mod inspect;
 mod pretrain;
@@ -68,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Eval(args) => eval::run(args),
+        Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Selftest(args) => selftest::run(&args),

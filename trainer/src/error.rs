@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::checkpoint::foreign::ForeignError;
+use crate::checkpoint::foreign::{Client, ForeignError};
 use crate::config::Difference;
 
 /// The crate's result.
@@ -80,6 +80,16 @@ pub enum Error {
     Foreign {
         /// The file or folder.
         path: PathBuf,
+        /// Why.
+        source: ForeignError,
+    },
+    /// A checkpoint that cannot be written for another program.
+    #[error("{} cannot be exported to {client}: {source}", path.display())]
+    Export {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Whom it was for.
+        client: Client,
         /// Why.
         source: ForeignError,
     },

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mae_model::{Encoder, Mae, VitClassifier};
 
-use super::foreign::{self, ForeignError, ImportOptions, Origin, Weights};
+use super::foreign::{self, Client, ForeignError, ImportOptions, Origin, Weights};
 use super::{
     CheckpointInfo, MODEL, STATE, folder, list, open_by, read_state, read_tensors, step_of,
 };
@@ -104,6 +104,24 @@ pub fn weights(path: &Path, options: &ImportOptions) -> Result<(Weights, Source)
         weights.resize(size).map_err(|error| about(path, error))?;
     }
     Ok((weights, Source::Run(Box::new(info))))
+}
+
+/// Writes the checkpoint at `path` into the folder `target` as `client` takes it, and returns how it is loaded there.
+///
+/// # Errors
+/// As [`weights`], and where the client has no such model, something of it is not known, or `target` holds files.
+pub fn export(
+    path: &Path,
+    options: &ImportOptions,
+    client: Client,
+    target: &Path,
+) -> Result<String> {
+    let (weights, source) = weights(path, options)?;
+    foreign::export(weights, source.mask_ratio(), client, target).map_err(|source| Error::Export {
+        path: path.into(),
+        client,
+        source,
+    })
 }
 
 /// Whether `path` is a checkpoint's folder, or holds some.

@@ -225,10 +225,9 @@ fn image_size(
     facts: &Facts,
     options: &ImportOptions,
 ) -> Result<(usize, usize)> {
-    let fits = |size: &(usize, usize), patches: usize| {
-        size.0 % patch == 0
-            && size.1 % patch == 0
-            && (size.0 / patch).checked_mul(size.1 / patch) == Some(patches)
+    let fits = |&(height, width): &(usize, usize), patches: usize| {
+        let divided = height.is_multiple_of(patch) && width.is_multiple_of(patch);
+        divided && (height / patch).checked_mul(width / patch) == Some(patches)
     };
     let rows = match state.get("pos_embed").map(|tensor| &tensor.shape[..]) {
         Some(&[1, rows, _]) if rows > 1 => rows,

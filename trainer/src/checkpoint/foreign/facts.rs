@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mae_model::MaeConfig;
+use mae_model::VitConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -34,10 +34,16 @@ pub(super) struct Facts {
 /// What `mae export` puts beside the weights in a torch file, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Description {
-    /// The encoder and, if `has_decoder`, the decoder.
-    pub(super) model: MaeConfig,
-    pub(super) has_decoder: bool,
+    pub(super) vit: VitConfig,
+    pub(super) decoder: Option<DescribedDecoder>,
     pub(super) mask_ratio: f64,
+}
+
+/// What a decoder's weights do not say.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct DescribedDecoder {
+    pub(super) heads: usize,
+    pub(super) norm_pix_loss: bool,
 }
 
 impl Facts {
@@ -74,13 +80,13 @@ impl Facts {
     fn described(text: &str) -> Result<Self> {
         let unreadable = |error| damaged(format!("what mae export said of the model: {error}"));
         let said: Description = serde_json::from_str(text).map_err(unreadable)?;
-        let (vit, decoder) = (said.model.vit, said.has_decoder);
+        let (vit, decoder) = (said.vit, said.decoder);
         Ok(Self {
             heads: Some(vit.heads),
-            decoder_heads: decoder.then_some(said.model.decoder_heads),
+            decoder_heads: decoder.map(|decoder| decoder.heads),
             image_size: Some(vit.image_size),
             norm_eps: Some(vit.norm_eps),
-            norm_pix_loss: decoder.then_some(said.model.norm_pix_loss),
+            norm_pix_loss: decoder.map(|decoder| decoder.norm_pix_loss),
             mask_ratio: Some(said.mask_ratio),
             mean: Some(vit.mean),
             std: Some(vit.std),

@@ -80,10 +80,8 @@ fn join_weight(state: &mut StateDict, block: &str) -> Result<()> {
 /// The biases of q and v, and of k if it has one: added to every score of a query alike, k's changes nothing.
 fn join_bias(state: &mut StateDict, block: &str, biased: bool) -> Result<()> {
     let joined = format!("{block}.attn.qkv.bias");
-    let Some(rows) = state
-        .get(&format!("{block}.attn.qkv.weight"))
-        .map(|w| w.shape[0])
-    else {
+    let weight = state.get(&format!("{block}.attn.qkv.weight"));
+    let Some(&rows) = weight.and_then(|weight| weight.shape.first()) else {
         return Ok(());
     };
     let part = |part: &str| format!("{block}.attn.{part}.bias");
@@ -124,7 +122,7 @@ fn scale(state: &mut StateDict, gamma: &str, layer: &str) -> Result<()> {
             return Err(mismatch(
                 gamma,
                 &gamma_tensor.shape,
-                &format!("[{}]", tensor.shape[0]),
+                &format!("{:?} of {layer}.{leaf}", tensor.shape),
             ));
         }
         let width = tensor.data.len() / rows;

@@ -10,6 +10,7 @@ mod archive;
 mod dimensions;
 mod dtype;
 mod error;
+mod export;
 mod facts;
 mod fold;
 mod names;
@@ -25,6 +26,8 @@ use serde::Deserialize;
 
 pub use dimensions::{DecoderDimensions, Dimensions};
 pub use error::ForeignError;
+pub use export::Client;
+pub(super) use export::export;
 pub use weights::Weights;
 
 use self::archive::Archive;

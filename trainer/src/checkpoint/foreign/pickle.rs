@@ -103,17 +103,16 @@ impl Pickle {
 
     /// Entries under texts: of a dictionary, or an object's attributes. The last of a name counts.
     pub(super) fn entries(&self, id: Id) -> impl Iterator<Item = (&str, Id)> {
-        let attributes = |id: &Id| match self.value(*id) {
-            Value::Dict(items) => items.as_slice(),
+        let items = |id: Id| match self.value(id) {
+            Value::Dict(items) | Value::Object { items, .. } => items.as_slice(),
             _ => &[],
         };
-        let (items, state): (&[(Id, Id)], &[(Id, Id)]) = match self.value(id) {
-            Value::Dict(items) => (items, &[]),
-            Value::Object { items, state, .. } => (items, state.as_ref().map_or(&[], attributes)),
-            _ => (&[], &[]),
+        let attributes = match self.value(id) {
+            Value::Object { state, .. } => state.map_or(&[][..], items),
+            _ => &[],
         };
         let named = |(key, value): &(Id, Id)| Some((self.text(*key)?, *value));
-        items.iter().chain(state).filter_map(named)
+        items(id).iter().chain(attributes).filter_map(named)
     }
 
     pub(super) fn get(&self, id: Id, name: &str) -> Option<Id> {

@@ -194,6 +194,22 @@ impl Weights {
         Ok(())
     }
 
+    /// That the model has no tables of relative positions.
+    pub(super) fn without_tables(&self, client: &str) -> Result<()> {
+        if self.state.keys().any(|name| name.ends_with(TABLE)) {
+            return Err(unsupported(format!(
+                "it has relative position biases (BEiT's), which {client} does not"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Leaves the decoder out.
+    pub(super) fn leave_decoder(&mut self) {
+        self.decoder = None;
+        self.state.retain(|name, _| !is_decoder(name));
+    }
+
     /// Every name and shape that the model asks for.
     fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         // No shape depends on the heads.
@@ -250,6 +266,9 @@ impl Weights {
         }))
     }
 }
+
+/// How BEiT's tables of relative positions are called.
+const TABLE: &str = "relative_position_bias_table";
 
 fn is_head(name: &str) -> bool {
     name.starts_with("head.")
