@@ -168,7 +168,7 @@ impl Encoder {
             });
         }
         let pixels = Tensor::from_slice(pixels, shape, self.device())?;
-        on_compute_thread(|| {
+        on_compute_thread(self.device(), || {
             let input = (&pixels, &w.ids);
             self.trunk
                 .forward(&self.params, input, &self.pos_embed, &w.trunk)?;

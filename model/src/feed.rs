@@ -63,8 +63,8 @@ impl<T> Feeder<T> {
         )
     }
 
-    /// Says that all work on the batch that was fed last is queued. On a GPU, what the device waits between this and the next batch
-    /// counts as waiting.
+    /// Says that all work before the next batch is queued. On a GPU, what the device waits between this and the next batch counts as
+    /// waiting.
     ///
     /// # Errors
     /// If the device fails.
@@ -74,6 +74,14 @@ impl<T> Feeder<T> {
             return lanes.done();
         }
         Ok(())
+    }
+
+    /// Says that something else than the next batch is what the device waits for now.
+    pub fn pause(&mut self) {
+        #[cfg(feature = "cuda")]
+        if let Some(lanes) = &mut self.lanes {
+            lanes.pause();
+        }
     }
 
     /// How long the device has waited for batches, as far as it has come; nothing where the host computes.

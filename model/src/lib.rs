@@ -53,6 +53,7 @@ pub mod profile;
 pub mod record;
 #[cfg(feature = "reference")]
 pub mod reference;
+pub mod replay;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
 pub mod selftest;
 pub mod stage;
@@ -70,6 +71,7 @@ pub use ops::Accumulate;
 pub use params::{ParamSpec, Params};
 pub use precision::Precision;
 pub use record::{Outcome, Record};
+pub use replay::Replay;
 pub use stage::block::Activations;
 pub use vit::{VitClassifier, VitInput, VitWorkspace};
 
@@ -98,8 +100,14 @@ pub fn threads() -> usize {
 }
 
 /// Runs `work` on a compute thread, where each parallel operation in it starts without waking one:
-/// a step is some hundreds of short operations.
-pub(crate) fn on_compute_thread<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+/// a step is some hundreds of short operations. What a GPU computes is queued by the caller's own.
+pub(crate) fn on_compute_thread<R: Send>(
+    device: &candle_core::Device,
+    work: impl FnOnce() -> R + Send,
+) -> R {
+    if !device.is_cpu() {
+        return work();
+    }
     // The host's kernels are for the thread that asked for them.
     #[cfg(feature = "host-kernels")]
     if kernels::on_this_thread() {

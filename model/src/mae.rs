@@ -358,7 +358,7 @@ impl Mae {
     /// # Errors
     /// If the input does not fit the workspace.
     pub fn forward(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
-        on_compute_thread(|| {
+        on_compute_thread(self.device(), || {
             self.unshuffle(input, w)?;
             let (ids, x) = (&input.ids_restore, &w.removed.output);
             self.decoder
@@ -381,7 +381,7 @@ impl Mae {
         scale: f32,
         mode: Accumulate,
     ) -> Result<()> {
-        on_compute_thread(|| {
+        on_compute_thread(self.device(), || {
             let g = Grads {
                 params: &self.params,
                 flat: grads,
@@ -409,7 +409,7 @@ impl Mae {
     /// # Errors
     /// If the input does not fit the workspace.
     pub fn predict(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<Vec<f32>> {
-        let all = on_compute_thread(|| {
+        let all = on_compute_thread(self.device(), || {
             self.unshuffle(input, w)?;
             self.decoder.forward(&self.params, &w.decoder)?;
             self.head.predict_all(&self.params, w.decoder.output())

@@ -167,7 +167,7 @@ impl VitClassifier {
                 actual,
             });
         }
-        on_compute_thread(|| {
+        on_compute_thread(self.params.flat().device(), || {
             let trunk_input = (&input.pixels, &input.ids);
             self.trunk.forward(
                 &self.params,
@@ -190,7 +190,7 @@ impl VitClassifier {
         scale: f32,
         mode: Accumulate,
     ) -> Result<()> {
-        on_compute_thread(|| {
+        on_compute_thread(self.params.flat().device(), || {
             let g = Grads {
                 params: &self.params,
                 flat: grads,

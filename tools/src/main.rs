@@ -9,6 +9,7 @@ mod eval;
 mod export;
 mod index;
 mod inspect;
+mod made;
 mod pretrain;
 mod progress;
 mod report;

@@ -162,16 +162,20 @@ impl<'a> Run<'a> {
             }
         }
         let whole = config.epochs.saturating_mul(data.steps_per_epoch);
+        let mut stepper = Stepper::new(
+            mae,
+            adamw,
+            (config.batch_size, config.keep()),
+            config.activations(),
+            config.clip_grad,
+        )?;
+        if config.cuda_graphs {
+            stepper.use_graphs()?;
+        }
         Ok(Run {
             config,
             data,
-            stepper: Stepper::new(
-                mae,
-                adamw,
-                (config.batch_size, config.keep()),
-                config.activations(),
-                config.clip_grad,
-            )?,
+            stepper,
             feeder: Feeder::new(&device, host_input)?,
             progress,
             underway: VecDeque::new(),
@@ -221,6 +225,10 @@ impl<'a> Run<'a> {
             };
             let stopping = stop.load(Ordering::Relaxed);
             let finished = self.progress.step >= self.total_steps && !self.epoch_is_open();
+            if at_epoch_end || due {
+                // What a GPU waits for is not data.
+                self.feeder.pause();
+            }
             if due || stopping || finished {
                 self.conclude(0, &mut throughput, log, observer)?;
             }
@@ -276,11 +284,12 @@ impl<'a> Run<'a> {
             )?;
             samples.extend_from_slice(batch.samples());
             let input = self.feeder.feed(&self.stepper.mae.config, batch)?;
-            self.stepper.forward(&input, share)?;
-            self.stepper.backward(&input, share)?;
+            self.stepper.batch(&input, share)?;
+            if part + 1 == accum {
+                self.stepper.apply(lr, number)?;
+            }
             self.feeder.done()?;
         }
-        self.stepper.apply(lr, number)?;
         self.progress.step = number;
         self.progress.within = within + 1;
         self.underway.push_back(Underway {

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use mae_loader::HostBatch;
 use mae_model::ops::reduce;
 use mae_model::{
-    Accumulate, Activations, HostInput, Mae, MaeInput, MaeWorkspace, Outcome, Record, StepMemory,
-    memory,
+    Accumulate, Activations, HostInput, Mae, MaeInput, MaeWorkspace, Outcome, Record, Replay,
+    StepMemory, memory,
 };
 
 use crate::error::{Error, Result};
@@ -19,6 +19,7 @@ pub struct Stepper {
     grads: Tensor,
     record: Record,
     memory: StepMemory,
+    replay: Option<Replay>,
     /// Whether the gradients are still those of the last update.
     spent: bool,
 }
@@ -42,10 +43,47 @@ impl Stepper {
             workspace: mae.workspace(batch, keep, activations)?,
             grads: mae.params.zeros_like_flat()?,
             record: Record::new(mae.device(), clip)?,
+            replay: None,
             spent: true,
             mae,
             adamw,
         })
+    }
+
+    /// From now on [`Stepper::batch`] replays CUDA graphs.
+    ///
+    /// # Errors
+    /// If the model is not on a GPU.
+    pub fn use_graphs(&mut self) -> Result<()> {
+        self.replay = Some(Replay::new(self.mae.device())?);
+        Ok(())
+    }
+
+    /// [`Stepper::forward`] and [`Stepper::backward`].
+    ///
+    /// # Errors
+    /// If the batch does not fit, or the device fails.
+    pub fn batch(&mut self, input: &MaeInput, share: f32) -> Result<()> {
+        let mode = self.mode();
+        let Self {
+            mae,
+            workspace,
+            grads,
+            record,
+            replay,
+            ..
+        } = self;
+        let mut work = || {
+            mae.forward(input, workspace)?;
+            workspace.record_loss(record, share, mode)?;
+            mae.backward(input, workspace, grads, share, mode)
+        };
+        match replay {
+            Some(replay) => replay.run(input, share, mode, work)?,
+            None => work()?,
+        }
+        self.spent = false;
+        Ok(())
     }
 
     /// What a step takes.

@@ -19,8 +19,8 @@ use crate::config::MaeConfig;
 use crate::feed::HostInput;
 use crate::mae::MaeInput;
 
-/// Batches whose memory is on the device at a time.
-const LANES: usize = 3;
+/// Batches whose memory is on the device at a time; and batches that the host holds until they are copied.
+pub(crate) const LANES: usize = 3;
 
 /// Device memory of a batch.
 struct Lane {
@@ -68,7 +68,7 @@ impl<T> Lanes<T> {
         batch: T,
         view: fn(&T) -> HostInput<'_>,
     ) -> Result<MaeInput> {
-        self.let_go(false)?;
+        self.let_go(LANES - 1)?;
         let host = view(&batch);
         let [pixels, keep, restore] = MaeInput::check(config, host)?;
         let fits = |lane: &Lane| lane.pixels.dims() == pixels && lane.ids_keep.dims() == keep;
@@ -92,10 +92,14 @@ impl<T> Lanes<T> {
         if let Some(used) = &lane.used {
             self.copies.wait(used).map_err(explain)?;
         }
-        copy(&self.copies, host.pixels, &lane.pixels)?;
-        copy(&self.copies, host.ids_keep, &lane.ids_keep)?;
-        copy(&self.copies, host.ids_restore, &lane.ids_restore)?;
-        let copied = self.copies.record_event(None).map_err(explain)?;
+        let copied = match copy_all(&self.copies, host, lane) {
+            Ok(copied) => copied,
+            Err(error) => {
+                // What is under way reads the batch, which goes now.
+                let _ = self.copies.synchronize();
+                return Err(error);
+            }
+        };
         self.training.wait(&copied).map_err(explain)?;
         self.held.push_back((copied, batch));
         if let Some(idle) = self.idle_since.take() {
@@ -116,6 +120,10 @@ impl<T> Lanes<T> {
         Ok(())
     }
 
+    pub(crate) fn pause(&mut self) {
+        self.idle_since = None;
+    }
+
     pub(crate) fn waited(&mut self) -> Result<Duration> {
         while let Some((from, to)) = self.gaps.front() {
             if !to.try_is_complete().map_err(explain)? {
@@ -134,10 +142,11 @@ impl<T> Lanes<T> {
             .map_err(explain)
     }
 
-    /// Drops the batches whose copies are done; with `wait`, all.
-    fn let_go(&mut self, wait: bool) -> Result<()> {
+    /// Drops the batches whose copies are done, waiting for the first ones while there are more than `most`: the device is busy for as
+    /// long as it has these, and the loader has its memory back.
+    fn let_go(&mut self, most: usize) -> Result<()> {
         while let Some((copied, _)) = self.held.front() {
-            if wait {
+            if self.held.len() > most {
                 copied.synchronize().map_err(explain)?;
             } else if !copied.try_is_complete().map_err(explain)? {
                 break;
@@ -151,10 +160,21 @@ impl<T> Lanes<T> {
 impl<T> Drop for Lanes<T> {
     fn drop(&mut self) {
         // The batches' memory must outlive the copies from it.
-        if self.let_go(true).is_err() {
+        if self.let_go(0).is_err() {
             std::mem::forget(std::mem::take(&mut self.held));
         }
     }
+}
+
+/// Queues a batch's copies; the caller keeps it until the event.
+fn copy_all(stream: &Arc<CudaStream>, host: HostInput<'_>, lane: &Lane) -> Result<CudaEvent> {
+    copy(stream, host.pixels, &lane.pixels)?;
+    copy(stream, host.ids_keep, &lane.ids_keep)?;
+    copy(stream, host.ids_restore, &lane.ids_restore)?;
+    // Who waits for it sleeps: the loader has work for every core.
+    stream
+        .record_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))
+        .map_err(explain)
 }
 
 /// Queues a copy on a stream; the caller keeps the source until it is done.

@@ -3,12 +3,13 @@
 mod feeder;
 mod product;
 mod readback;
+mod recorder;
 
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::cuda_backend::cudarc::driver::sys::{
-    CUdevice_attribute, CUfunction_attribute, cuDriverGetVersion,
+    CUDA_VERSION, CUdevice_attribute, CUfunction_attribute, cuDriverGetVersion,
 };
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
@@ -21,9 +22,10 @@ use crate::kernels::update::AdamW;
 use crate::kernels::{Arg, Channels};
 use crate::{Error, Result};
 
-pub(crate) use feeder::Lanes;
+pub(crate) use feeder::{LANES, Lanes};
 pub(crate) use product::product;
 pub(crate) use readback::{Readback, Reading};
+pub(crate) use recorder::{Key, Recorder};
 
 /// Name and code, for each architecture and as PTX, of each file of kernels.
 const MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/modules.rs"));
@@ -31,8 +33,10 @@ const MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/modules.rs
 /// The GPU of this number, with a stream of its own.
 ///
 /// # Errors
-/// If there is no such GPU, or no driver.
+/// If there is no such GPU, or no driver, or one that is older than the CUDA of this build.
 pub fn device(ordinal: usize) -> Result<Device> {
+    let version = driver_version()?;
+    too_old(version, CUDA_VERSION)?;
     let device = CudaDevice::new_with_stream(ordinal).map_err(|error| {
         failed(format!(
             "cannot use the NVIDIA GPU {ordinal}: {error}; `nvidia-smi` shows the GPUs and the driver's version"
@@ -56,18 +60,44 @@ pub fn describe(device: &Device) -> Result<String> {
     let explain = |error| failed(format!("cannot ask the GPU what it is: {error}"));
     let name = context.name().map_err(explain)?;
     let (major, minor) = context.compute_capability().map_err(explain)?;
+    let (_, all) = memory(device)?;
+    Ok(format!(
+        "{name}, compute capability {major}.{minor}, {:.0} GB, driver for CUDA {}, mae built with {}",
+        all as f64 / 1e9,
+        dotted(driver_version()?),
+        dotted(CUDA_VERSION)
+    ))
+}
+
+/// The newest CUDA that the driver knows, as `1000 * major + 10 * minor`.
+fn driver_version() -> Result<u32> {
     let mut version = 0;
     // SAFETY: writes one number.
     unsafe { cuDriverGetVersion(&mut version) }
         .result()
-        .map_err(explain)?;
-    let (_, all) = memory(device)?;
-    Ok(format!(
-        "{name}, compute capability {major}.{minor}, {:.0} GB, driver for CUDA {}.{}",
-        all as f64 / 1e9,
-        version / 1000,
-        version % 1000 / 10
-    ))
+        .map_err(|error| {
+            failed(format!(
+                "no NVIDIA driver answers: {error}; `nvidia-smi` shows whether there is one"
+            ))
+        })?;
+    Ok(u32::try_from(version).unwrap_or(0))
+}
+
+/// Refuses a driver whose CUDA has a lower major number than the build's: it can load neither its code nor its PTX.
+fn too_old(driver: u32, build: u32) -> Result<()> {
+    if driver / 1000 >= build / 1000 {
+        return Ok(());
+    }
+    Err(failed(format!(
+        "the NVIDIA driver knows CUDA up to {}, and this mae was built with CUDA {}: update the driver, or build with the driver's \
+         CUDA toolkit",
+        dotted(driver),
+        dotted(build)
+    )))
+}
+
+fn dotted(version: u32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
 /// Page-locked memory with anything in it; not write-combined, as the host may read it.
@@ -168,6 +198,10 @@ fn function(context: &Arc<CudaContext>, kernel: &str) -> Result<CudaFunction> {
             loaded.len() - 1
         }
     };
+    // To find a function needs the context, and each thread has to say so.
+    context
+        .bind_to_thread()
+        .map_err(|error| failed(format!("cannot use the GPU: {error}")))?;
     loaded[at].function(kernel)
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::cuda_backend::CudaStorageSlice;
+use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaEvent, CudaStream, DriverError, PinnedHostSlice,
 };
@@ -20,8 +21,18 @@ pub(crate) struct Readback {
 
 /// A reading on its way.
 pub(crate) struct Reading {
-    numbers: PinnedHostSlice<f32>,
+    /// There until it is finished.
+    numbers: Option<PinnedHostSlice<f32>>,
     done: CudaEvent,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // The memory must outlive the copy into it.
+        if self.done.synchronize().is_err() {
+            std::mem::forget(self.numbers.take());
+        }
+    }
 }
 
 impl Reading {
@@ -61,15 +72,25 @@ impl Readback {
         self.stream
             .memcpy_dtoh(slice, &mut numbers)
             .map_err(explain)?;
-        let done = self.stream.record_event(None).map_err(explain)?;
-        Ok(Reading { numbers, done })
+        // Who waits for it sleeps: the loader has work for every core.
+        let done = self
+            .stream
+            .record_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))
+            .map_err(explain)?;
+        Ok(Reading {
+            numbers: Some(numbers),
+            done,
+        })
     }
 
     /// Waits for a reading.
-    pub(crate) fn finish(&mut self, reading: Reading) -> Result<Vec<f32>> {
+    pub(crate) fn finish(&mut self, mut reading: Reading) -> Result<Vec<f32>> {
         reading.done.synchronize().map_err(explain)?;
-        let numbers = reading.numbers.as_slice().map_err(explain)?.to_vec();
-        self.free.push(reading.numbers);
+        let Some(memory) = reading.numbers.take() else {
+            return Err(failed("a reading is finished once".into()));
+        };
+        let numbers = memory.as_slice().map_err(explain)?.to_vec();
+        self.free.push(memory);
         Ok(numbers)
     }
 }

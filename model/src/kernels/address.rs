@@ -9,7 +9,7 @@ use crate::Result;
 
 /// The address of a number, on the device or, for kernels on the host, in its memory.
 #[derive(Clone, Copy)]
-pub(super) struct Pointer(pub(super) u64);
+pub(crate) struct Pointer(pub(crate) u64);
 
 impl Pointer {
     /// So many f32 numbers on.
@@ -19,7 +19,7 @@ impl Pointer {
 }
 
 /// The numbers of a contiguous tensor of this type and length, to be read.
-pub(super) fn input(tensor: &Tensor, dtype: DType, len: usize) -> Result<Pointer> {
+pub(crate) fn input(tensor: &Tensor, dtype: DType, len: usize) -> Result<Pointer> {
     let (storage, layout) = tensor.storage_and_layout();
     let first = check(tensor, layout, dtype, len)?;
     let start = match &*storage {

@@ -1,7 +1,7 @@
 //! The device's side of the operations: which kernel, on how many blocks, with which arguments. The driver launches them
 //! ([`crate::cuda`]), or in tests the host, where the same kernels run as C++ ([`on_host`]).
 
-mod address;
+pub(crate) mod address;
 pub(crate) mod attention;
 pub(crate) mod augment;
 pub(crate) mod elementwise;
@@ -12,7 +12,7 @@ pub(crate) mod image;
 pub(crate) mod layer_norm;
 pub(crate) mod product;
 pub(crate) mod reduce;
-mod scratch;
+pub(crate) mod scratch;
 pub(crate) mod tokens;
 pub(crate) mod update;
 

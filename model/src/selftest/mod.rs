@@ -38,6 +38,15 @@ pub struct Check {
 }
 
 impl Check {
+    /// Something that holds or not.
+    pub fn of(name: impl Into<String>, holds: bool) -> Self {
+        Self {
+            name: name.into(),
+            difference: if holds { 0.0 } else { f32::INFINITY },
+            tolerance: 0.0,
+        }
+    }
+
     /// Whether the difference is a number within the tolerance.
     pub fn passed(&self) -> bool {
         self.difference <= self.tolerance
@@ -119,7 +128,7 @@ impl Session<'_> {
 
     /// Something that holds or not.
     fn truth(&mut self, name: String, holds: bool) -> Result<()> {
-        self.push(name, if holds { 0.0 } else { f32::INFINITY }, 0.0);
+        self.checks.push(Check::of(name, holds));
         Ok(())
     }
 

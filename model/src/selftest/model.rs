@@ -23,7 +23,44 @@ pub(super) fn run(s: &mut Session<'_>) -> Result<()> {
         }
         train(s, &config, batch, steps, precision)?;
     }
+    #[cfg(feature = "cuda")]
+    replay(s, &config, batch)?;
     Ok(())
+}
+
+/// What a CUDA graph gives, against what its work gives when it is queued piece by piece.
+#[cfg(feature = "cuda")]
+fn replay(s: &mut Session<'_>, config: &MaeConfig, batch: usize) -> Result<()> {
+    let Place::Device(device) = s.place else {
+        return Ok(());
+    };
+    let (precision, mode) = (Precision::Bf16, Accumulate::Replace);
+    let mut plain = Training::new(config, batch, device, precision, Activations::Keep)?;
+    let mut replayed = Training::new(config, batch, device, precision, Activations::Keep)?;
+    let mut replay = crate::Replay::new(device)?;
+    let mut same = true;
+    // Done, recorded, replayed, each on the weights that the last one left.
+    for step in 1..=4 {
+        let wanted = plain.step()?;
+        plain.update(step)?;
+        let Training {
+            mae,
+            workspace,
+            input,
+            grads,
+            record,
+            ..
+        } = &mut replayed;
+        replay.run(input, 1.0, mode, || {
+            mae.forward(input, workspace)?;
+            workspace.record_loss(record, 1.0, mode)?;
+            mae.backward(input, workspace, grads, 1.0, mode)
+        })?;
+        same &= workspace.loss()?.to_bits() == wanted.to_bits();
+        replayed.update(step)?;
+    }
+    same &= s.fetch(plain.mae.params.flat())? == s.fetch(replayed.mae.params.flat())?;
+    s.truth("CUDA graphs, the same bits as without".into(), same)
 }
 
 /// A model and all that training it needs.

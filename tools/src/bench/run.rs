@@ -2,28 +2,23 @@
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
-use mae_loader::shard::{Limits, ShardTarget, ShardWriter};
 use mae_loader::{Cursor, Dataset, DatasetOptions, DecoderKind, HostBatch, Loader, Transform};
 use mae_model::{Activations, Feeder, HostInput, Mae, MaeConfig, Precision};
 use mae_trainer::Stepper;
 use mae_trainer::config::{DeviceKind, InputSize};
 use mae_trainer::optim::{AdamW, AdamWSettings};
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::units::show_bytes;
-use crate::{Outcome, Usage, table};
+use crate::{Outcome, Usage, made, table};
 
 /// Updates that may be queued on a GPU before the host waits for the first.
 const BEHIND: usize = 3;
-/// Size of the made pictures: that of photographs prepared by `mae shard --resize 256`.
-const PICTURE: (usize, usize) = (256, 341);
 
 /// Time the loader and the trainer together: images a second, and how long the trainer waits for data
 ///
@@ -89,6 +84,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     activation_checkpointing: bool,
 
+    /// On a GPU, queue each batch's work as one CUDA graph
+    #[arg(long)]
+    cuda_graphs: bool,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -124,7 +123,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let data = match &args.data[..] {
         [] => {
             tracing::info!("making {} pictures", args.pictures);
-            make(folder.path(), args.pictures)?;
+            made::shards(folder.path(), args.pictures)?;
             vec![folder.path().join("*.tar").display().to_string()]
         }
         given => given.to_vec(),
@@ -184,6 +183,11 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let shape = (args.batch_size, keep);
     let mut stepper = Stepper::new(mae, adamw, shape, activations, None)
         .map_err(|error| Usage(error.to_string()))?;
+    if args.cuda_graphs {
+        stepper
+            .use_graphs()
+            .map_err(|error| Usage(error.to_string()))?;
+    }
     let mut feeder: Feeder<HostBatch> = Feeder::new(&device, host_input)?;
 
     let mut batches = loader.batches(Cursor::default());
@@ -191,10 +195,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let mut update = |number: usize, most: usize| -> anyhow::Result<_> {
         let batch = batches.next().context("the loader has no more batches")??;
         let input = feeder.feed(&config, batch)?;
-        stepper.forward(&input, 1.0)?;
-        stepper.backward(&input, 1.0)?;
-        feeder.done()?;
+        stepper.batch(&input, 1.0)?;
         stepper.apply(1e-4, number as u64 + 1)?;
+        feeder.done()?;
         queued += 1;
         while queued > most {
             let Some(outcome) = stepper.outcome(true)? else {
@@ -274,79 +277,4 @@ fn page(report: &Report) -> String {
         format!("{} {}", report.device, report.precision),
     ];
     table::text(&head, &rows)
-}
-
-/// Pictures in shards: waves of many lengths and directions with a little noise, which a JPEG of quality 90 makes as large as a photograph
-/// of that size.
-fn make(folder: &Path, count: usize) -> anyhow::Result<()> {
-    let pattern = "made-%06d.tar".parse().map_err(anyhow::Error::msg)?;
-    let target = ShardTarget::prepare(folder, pattern, true)?;
-    let limits = Limits {
-        max_count: 512,
-        ..Limits::default()
-    };
-    let mut writer = ShardWriter::new(target, limits);
-    for from in (0..count).step_by(64) {
-        let made: Vec<anyhow::Result<Vec<u8>>> = (from..(from + 64).min(count))
-            .into_par_iter()
-            .map(|index| picture(index as u64))
-            .collect();
-        for (i, jpeg) in made.into_iter().enumerate() {
-            writer.write(&format!("{:08}", from + i), &[("jpg", &jpeg?)])?;
-        }
-    }
-    writer.finish(None)?;
-    Ok(())
-}
-
-fn picture(index: u64) -> anyhow::Result<Vec<u8>> {
-    let mut state = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut next = move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 24) as f32
-    };
-    let (height, width) = PICTURE;
-    // Amplitudes fall with frequency, as in nature.
-    let waves: Vec<[f32; 6]> = (0..24)
-        .map(|i| {
-            let frequency = 0.01 * 1.17f32.powi(i);
-            let angle = next() * std::f32::consts::TAU;
-            let size = 0.45 / frequency.sqrt();
-            [
-                frequency * angle.cos(),
-                frequency * angle.sin(),
-                next() * std::f32::consts::TAU,
-                size * next(),
-                size * next(),
-                size * next(),
-            ]
-        })
-        .collect();
-    let mut rgb = vec![0u8; height * width * 3];
-    for (i, pixel) in rgb.chunks_exact_mut(3).enumerate() {
-        let (y, x) = ((i / width) as f32, (i % width) as f32);
-        let mut sums = [128.0f32; 3];
-        for [fx, fy, phase, sizes @ ..] in &waves {
-            let wave = (fx * x + fy * y + phase).sin();
-            sums.iter_mut()
-                .zip(sizes)
-                .for_each(|(sum, size)| *sum += size * wave * 4.0);
-        }
-        let noise = 16.0 * (next() - 0.5);
-        for (out, sum) in pixel.iter_mut().zip(sums) {
-            *out = (sum + noise) as u8;
-        }
-    }
-    let mut bytes = Vec::new();
-    jpeg_encoder::Encoder::new(&mut bytes, 90)
-        .encode(
-            &rgb,
-            width as u16,
-            height as u16,
-            jpeg_encoder::ColorType::Rgb,
-        )
-        .context("cannot encode a picture as JPEG")?;
-    Ok(bytes)
 }

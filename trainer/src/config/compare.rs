@@ -35,6 +35,7 @@ const FREE: &[&str] = &[
     "threads",
     "device",
     "activation_checkpointing",
+    "cuda_graphs",
     "model", // Its dimensions are compared one by one.
     "max_steps",
     "max_bad_fraction",

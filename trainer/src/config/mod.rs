@@ -72,6 +72,8 @@ pub struct PretrainConfig {
     pub clip_grad: Option<f64>,
     #[serde(default)]
     pub activation_checkpointing: bool,
+    #[serde(default)]
+    pub cuda_graphs: bool,
 
     pub crop_scale: [f64; 2],
     pub flip: bool,
@@ -182,6 +184,7 @@ impl PretrainConfig {
             beta2: raw.beta2.unwrap_or(0.95),
             clip_grad: raw.clip_grad,
             activation_checkpointing: raw.activation_checkpointing.unwrap_or(false),
+            cuda_graphs: raw.cuda_graphs.unwrap_or(false),
             crop_scale: <[f64; 2]>::try_from(crop_scale).map_err(|_| {
                 Error::Config("--crop-scale takes two numbers, as in 0.2,1.0".into())
             })?,
@@ -255,6 +258,9 @@ impl PretrainConfig {
             return invalid(format!(
                 "--clip-grad must be above 0, not {norm}; leave it out to clip nothing"
             ));
+        }
+        if self.cuda_graphs && self.device == DeviceKind::Cpu {
+            return invalid("--cuda-graphs is for --device cuda");
         }
         if self.warmup_epochs >= self.epochs as f64 {
             return invalid(format!(

@@ -1,5 +1,8 @@
 //! `mae selftest`: a device's operations against those of the CPU.
 
+#[cfg(any(test, feature = "cuda"))]
+mod resume;
+
 use clap::Args;
 
 use crate::Outcome;
@@ -36,11 +39,17 @@ pub(crate) fn run(_: &SelftestArgs) -> anyhow::Result<Outcome> {
 
 #[cfg(feature = "cuda")]
 pub(crate) fn run(args: &SelftestArgs) -> anyhow::Result<Outcome> {
-    use mae_model::selftest::{Place, run};
+    use mae_model::selftest::{Check, Place, run};
+    use mae_trainer::config::DeviceKind;
 
     let device = mae_model::cuda::device(args.device)?;
     tracing::info!("{}", mae_model::cuda::describe(&device)?);
-    let checks = run(&Place::Device(device))?;
+    let mut checks = run(&Place::Device(device))?;
+    let exact = resume::is_exact(DeviceKind::Cuda(args.device))?;
+    checks.push(Check::of(
+        "a run stopped and resumed, the same bits as one that was not",
+        exact,
+    ));
     let failed = checks.iter().filter(|check| !check.passed()).count();
     if args.json {
         let checks: Vec<_> = checks
