@@ -83,7 +83,8 @@ impl Encoder {
         seed: u64,
     ) -> Result<Self> {
         config.validate()?;
-        let (b, norm, trunk) = Self::describe(&config, final_norm);
+        let (b, norm, mut trunk) = Self::describe(&config, final_norm);
+        trunk.add_relative_positions(&config, device)?;
         let positions = pos_embed::sin_cos(config.dim, config.grid());
         Ok(Self {
             params: b.build(device, seed)?,
@@ -107,6 +108,7 @@ impl Encoder {
         let mut shapes = Self::describe(config, final_norm).0.shapes();
         let positions = vec![1, 1 + config.patches(), config.dim];
         shapes.push((POS_EMBED.into(), positions));
+        shapes.extend(Trunk::table_shapes(config));
         shapes
     }
 
@@ -210,7 +212,7 @@ impl Encoder {
         Ok(features.flatten_all()?.to_vec1()?)
     }
 
-    /// Every weight under the reference code's name, `pos_embed` `[1, 1 + L, D]` among them.
+    /// Every weight under the reference code's name, `pos_embed` `[1, 1 + L, D]` and BEiT's tables among them.
     ///
     /// # Errors
     /// If the device fails.
@@ -222,6 +224,9 @@ impl Encoder {
             data: self.pos_embed.flatten_all()?.to_vec1()?,
         };
         state.insert(POS_EMBED.into(), positions);
+        for (name, table) in self.trunk.relative_positions() {
+            state.insert(name, table.table()?);
+        }
         Ok(state)
     }
 
@@ -230,8 +235,16 @@ impl Encoder {
     /// # Errors
     /// Names what is missing, unexpected or of another shape; then nothing has changed.
     pub fn load_state_dict(&self, state: &StateDict) -> Result<()> {
+        let tables = Trunk::table_shapes(&self.config);
         let shape = vec![1, 1 + self.config.patches(), self.config.dim];
-        names::load(&self.params, state, &[(POS_EMBED, shape)])?;
+        let tables = tables
+            .iter()
+            .map(|(name, shape)| (name.as_str(), shape.clone()));
+        let others: Vec<_> = tables.chain([(POS_EMBED, shape)]).collect();
+        names::load(&self.params, state, &others)?;
+        for (name, table) in self.trunk.relative_positions() {
+            table.set(&state[&name])?;
+        }
         let flat = self.pos_embed.flatten_all()?;
         write_range(&flat, 0..flat.elem_count(), &state[POS_EMBED].data)
     }

@@ -5,7 +5,6 @@ use mae_model::{StateDict, VitConfig};
 
 use super::error::{ForeignError, Result, damaged, unsupported};
 use super::facts::Facts;
-use super::names::SHARED_TABLE;
 use super::{Format, ImportOptions};
 
 /// What the weights of an encoder are for.
@@ -33,6 +32,8 @@ pub struct Dimensions {
     pub std: Vec<f32>,
     /// Whether mean and standard deviation are a guess by the format.
     pub guessed_statistics: bool,
+    /// Whether blocks have BEiT's tables of relative positions.
+    pub relative_positions: bool,
 }
 
 /// What the weights of a decoder are for.
@@ -47,6 +48,11 @@ pub struct DecoderDimensions {
     /// Whether the target is normalised patch by patch, if known.
     pub norm_pix_loss: Option<bool>,
 }
+
+/// Patches in a row of the largest image with relative positions: 1,024 pixels of patches of 16.
+const MOST_SIDE: usize = 64;
+
+const FIRST_TABLE: &str = "blocks.0.attn.relative_position_bias_table";
 
 /// Heads of encoders whose heads are not 64 wide, by their width: ViT-H, g, G and SO400M.
 const OTHER_HEADS: &[(usize, usize)] = &[(1280, 16), (1408, 16), (1664, 16), (1152, 16)];
@@ -100,12 +106,14 @@ impl Dimensions {
             heads: options
                 .heads
                 .or(facts.heads)
+                .or_else(|| shape(FIRST_TABLE)?.get(1).copied())
                 .or_else(|| usual_heads(dim, format)),
             image_size: image_size(state, patch_size, facts, options)?,
             norm_eps: facts.norm_eps.unwrap_or(1e-6),
             mean: mean.unwrap_or_else(|| default().0),
             std: std.unwrap_or_else(|| default().1),
             guessed_statistics,
+            relative_positions: state.contains_key(FIRST_TABLE),
         })
     }
 
@@ -138,6 +146,7 @@ impl Dimensions {
             norm_eps: self.norm_eps,
             mean: self.mean.clone(),
             std: self.std.clone(),
+            relative_positions: self.relative_positions,
         }
     }
 
@@ -168,6 +177,7 @@ impl From<&VitConfig> for Dimensions {
             mean: vit.mean.clone(),
             std: vit.std.clone(),
             guessed_statistics: false,
+            relative_positions: vit.relative_positions,
         }
     }
 }
@@ -261,14 +271,19 @@ fn image_size(
 /// Patches of a square window of BEiT's table: `(2s − 1)² + 3` rows.
 fn patches_of_table(state: &StateDict) -> Result<usize> {
     let table = state
-        .get("blocks.0.attn.relative_position_bias_table")
-        .or_else(|| state.get(SHARED_TABLE))
+        .get(FIRST_TABLE)
         .ok_or_else(|| unsupported("it has no position embedding (pos_embed)"))?;
     let rows = table.shape.first().copied().unwrap_or(0);
     let side = rows.saturating_sub(3).isqrt().div_ceil(2);
     if side == 0 || (2 * side - 1).pow(2) + 3 != rows {
         return Err(unsupported(format!(
             "its table of relative positions has {rows} rows, which is not that of a square image"
+        )));
+    }
+    // The biases take memory by the square of this.
+    if side > MOST_SIDE {
+        return Err(unsupported(format!(
+            "its table of relative positions is for {side}x{side} patches, more than {MOST_SIDE}x{MOST_SIDE}"
         )));
     }
     Ok(side * side)

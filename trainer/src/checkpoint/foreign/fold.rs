@@ -1,11 +1,12 @@
 //! Joins what other programs keep apart, without a change in what the model computes: q, k and v into one projection, layer
-//! scale into the projection before it.
+//! scale into the projection before it, one table of relative positions into each block.
 
 use std::collections::BTreeSet;
 
 use mae_model::{StateDict, StateTensor};
 
 use super::error::{Result, damaged};
+use super::names::SHARED_TABLE;
 
 /// Joins the parts of every block.
 ///
@@ -13,6 +14,7 @@ use super::error::{Result, damaged};
 /// If a part has a shape with which it cannot be joined. What is missing is left for the check of the whole.
 pub(super) fn fold(state: &mut StateDict) -> Result<()> {
     let blocks = blocks(state);
+    share_table(state, &blocks);
     // A model without biases of q, k and v has none in any block.
     let is_bias = |name: &String| {
         name.contains(".attn.") && name.ends_with(".bias") && !name.ends_with("proj.bias")
@@ -45,6 +47,16 @@ fn blocks(state: &StateDict) -> BTreeSet<String> {
             .then(|| format!("{stack}.{number}"))
     };
     state.keys().filter_map(block).collect()
+}
+
+/// BEiT's pre-training has one table of relative positions for all blocks.
+fn share_table(state: &mut StateDict, blocks: &BTreeSet<String>) {
+    if let Some(table) = state.remove(SHARED_TABLE) {
+        for block in blocks.iter().filter(|block| block.starts_with("blocks.")) {
+            let name = format!("{block}.attn.relative_position_bias_table");
+            state.insert(name, table.clone());
+        }
+    }
 }
 
 fn join_weight(state: &mut StateDict, block: &str) -> Result<()> {

@@ -48,7 +48,7 @@ impl Weights {
         let classes = state
             .get("head.weight")
             .and_then(|head| head.shape.first().copied());
-        complete_positions(&mut state, &encoder);
+        complete_class_position(&mut state, &encoder);
         let mut weights = Self {
             encoder,
             final_norm,
@@ -57,6 +57,7 @@ impl Weights {
             state,
         };
         weights.check(naming, unknown)?;
+        weights.complete_positions();
         if let Some(size) = options.image_size {
             weights.resize(size)?;
         }
@@ -180,12 +181,19 @@ impl Weights {
     /// If the patches do not divide it.
     pub fn resize(&mut self, image_size: (usize, usize)) -> Result<()> {
         let from = self.encoder.grid();
+        if self.encoder.relative_positions && image_size != self.encoder.image_size {
+            let (height, width) = self.encoder.image_size;
+            return Err(unsupported(format!(
+                "its tables of relative positions (BEiT's) are for images of {height}x{width} and are not interpolated; leave \
+                 --input-size out"
+            )));
+        }
         let resized = Dimensions {
             image_size,
             ..self.encoder.clone()
         };
         resized.check_size()?;
-        for name in ["pos_embed", "decoder_pos_embed"] {
+        for name in [POS_EMBED, "decoder_pos_embed"] {
             if let Some(positions) = self.state.get_mut(name) {
                 *positions = positions::resample(positions, from, resized.grid());
             }
@@ -196,7 +204,7 @@ impl Weights {
 
     /// That the model has no tables of relative positions.
     pub(super) fn without_tables(&self, client: &str) -> Result<()> {
-        if self.state.keys().any(|name| name.ends_with(TABLE)) {
+        if self.encoder.relative_positions {
             return Err(unsupported(format!(
                 "it has relative position biases (BEiT's), which {client} does not"
             )));
@@ -212,8 +220,8 @@ impl Weights {
 
     /// Every name and shape that the model asks for.
     fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        // No shape depends on the heads.
-        let vit = self.encoder.vit_of(1);
+        // But for tables of relative positions, no shape depends on the heads.
+        let vit = self.encoder.vit_of(self.encoder.heads.unwrap_or(1));
         let mut shapes = match &self.decoder {
             Some(decoder) => Mae::shapes(&MaeConfig {
                 vit,
@@ -231,6 +239,17 @@ impl Weights {
         shapes
     }
 
+    /// Zeros for `pos_embed` where a model has none (BEiT).
+    fn complete_positions(&mut self) {
+        if !self.state.contains_key(POS_EMBED) {
+            let (rows, columns) = self.encoder.grid();
+            let shape = vec![1, 1 + rows * columns, self.encoder.dim];
+            let data = vec![0.0; shape.iter().product()];
+            let positions = StateTensor { shape, data };
+            self.state.insert(POS_EMBED.into(), positions);
+        }
+    }
+
     /// That every parameter of the model is there, of the right shape, and nothing else.
     fn check(&self, naming: &Naming, unknown: Vec<String>) -> Result<()> {
         let wanted: BTreeMap<String, Vec<usize>> = self.shapes().into_iter().collect();
@@ -245,6 +264,7 @@ impl Weights {
         let (mut missing, mut misshapen) = (vec![], vec![]);
         for (name, shape) in &wanted {
             match self.state.get(name) {
+                None if name == POS_EMBED && self.encoder.relative_positions => {}
                 None => missing.push(both(name)),
                 Some(tensor) if tensor.shape != *shape => misshapen.push(format!(
                     "{} (the model has {shape:?}, the weights {:?})",
@@ -267,8 +287,7 @@ impl Weights {
     }
 }
 
-/// How BEiT's tables of relative positions are called.
-const TABLE: &str = "relative_position_bias_table";
+const POS_EMBED: &str = "pos_embed";
 
 fn is_head(name: &str) -> bool {
     name.starts_with("head.")
@@ -279,9 +298,9 @@ fn is_beside(name: &str) -> bool {
 }
 
 /// Gives `pos_embed` the class token's row where a model adds nothing to it (DeiT III).
-fn complete_positions(state: &mut StateDict, encoder: &Dimensions) {
+fn complete_class_position(state: &mut StateDict, encoder: &Dimensions) {
     let (rows, columns) = encoder.grid();
-    let Some(StateTensor { shape, data }) = state.get_mut("pos_embed") else {
+    let Some(StateTensor { shape, data }) = state.get_mut(POS_EMBED) else {
         return;
     };
     if *shape == [1, rows * columns, encoder.dim] {

@@ -7,7 +7,7 @@ use std::io;
 use mae_model::{FinalNorm, StateDict, StateTensor};
 use serde_json::{Value as Json, json};
 
-use super::Prepared;
+use super::{Prepared, exact, exact_all};
 use crate::checkpoint::foreign::Weights;
 use crate::checkpoint::foreign::error::{Result, unsupported};
 use crate::checkpoint::foreign::names::Naming;
@@ -88,8 +88,8 @@ pub(super) fn prepare(weights: Weights, mask_ratio: f64) -> Result<Prepared> {
         "do_rescale": true,
         "rescale_factor": 1.0 / 255.0,
         "do_normalize": true,
-        "image_mean": vit.mean,
-        "image_std": vit.std,
+        "image_mean": exact_all(&vit.mean),
+        "image_std": exact_all(&vit.std),
     });
     let config = serde_json::to_vec_pretty(&config).map_err(io::Error::from)?;
     let preprocessor = serde_json::to_vec_pretty(&preprocessor).map_err(io::Error::from)?;
@@ -137,9 +137,4 @@ fn renamed(state: StateDict, naming: &Naming, has_classes: bool) -> StateDict {
         }
     }
     renamed
-}
-
-/// As the shortest decimal that gives the same number, rather than its widened digits.
-fn exact(x: f32) -> Json {
-    x.to_string().parse::<f64>().map_or(Json::Null, Json::from)
 }

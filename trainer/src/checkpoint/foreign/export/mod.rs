@@ -8,6 +8,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde_json::Value as Json;
+
 use super::Weights;
 use super::error::{ForeignError, Result, unsupported};
 use crate::checkpoint::files::commit_folder;
@@ -84,4 +86,13 @@ struct Prepared {
     #[expect(clippy::type_complexity, reason = "one place")]
     files: Box<dyn FnOnce(&Path) -> std::io::Result<()>>,
     usage: Box<dyn Fn(&Path) -> String>,
+}
+
+/// The shortest decimal that gives the same number, rather than its widened digits.
+fn exact(x: f32) -> Json {
+    x.to_string().parse::<f64>().map_or(Json::Null, Json::from)
+}
+
+fn exact_all(numbers: &[f32]) -> Json {
+    numbers.iter().map(|&x| exact(x)).collect()
 }

@@ -6,7 +6,7 @@ use std::io;
 use mae_model::FinalNorm;
 use serde_json::json;
 
-use super::Prepared;
+use super::{Prepared, exact_all};
 use crate::checkpoint::foreign::Weights;
 use crate::checkpoint::foreign::error::Result;
 use crate::checkpoint::tensors;
@@ -73,8 +73,8 @@ pub(super) fn prepare(mut weights: Weights) -> Result<Prepared> {
             "interpolation": "bicubic",
             "crop_pct": crop.min(1.0),
             "crop_mode": "center",
-            "mean": vit.mean,
-            "std": vit.std,
+            "mean": exact_all(&vit.mean),
+            "std": exact_all(&vit.std),
             "num_classes": classes,
             "pool_size": null,
             "first_conv": "patch_embed.proj",
