@@ -32,6 +32,9 @@ pub struct VitConfig {
     pub mean: Vec<f32>,
     /// See `mean`.
     pub std: Vec<f32>,
+    /// Whether each block adds a bias to its scores by the distance of patches, as BEiT does: fixed, on the CPU only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relative_positions: bool,
 }
 
 /// A masked autoencoder: its encoder, decoder and target.
@@ -137,6 +140,7 @@ impl MaeConfig {
             norm_eps: 1e-6,
             mean,
             std,
+            relative_positions: false,
         };
         let config = Self {
             vit,
@@ -170,6 +174,11 @@ impl MaeConfig {
     /// Names the first dimension that does not fit, and what would.
     pub fn validate(&self) -> Result<()> {
         self.vit.validate()?;
+        if self.vit.relative_positions {
+            return Err(Error::Config(
+                "a masked autoencoder has no relative position biases".into(),
+            ));
+        }
         blocks(
             "decoder",
             self.decoder_depth,

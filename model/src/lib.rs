@@ -36,6 +36,7 @@ pub mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod drop_path;
+pub mod encoder;
 pub mod error;
 pub mod feed;
 pub mod flops;
@@ -61,6 +62,7 @@ pub mod vit;
 
 pub use config::{MaeConfig, Pooling, VitConfig};
 pub use drop_path::DropPath;
+pub use encoder::{Encoder, EncoderWorkspace, FinalNorm};
 pub use error::{Error, Result};
 pub use feed::{Feeder, HostInput};
 pub use flops::Flops;

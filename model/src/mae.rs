@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::config::MaeConfig;
+use crate::encoder::{Encoder, FinalNorm};
 use crate::feed::HostInput;
 use crate::names::{self, StateDict, StateTensor};
 use crate::ops::{Accumulate, reduce};
@@ -133,19 +134,6 @@ impl MaeInput {
         ])
     }
 
-    /// pixels `[B, H, W, C]` with every patch visible and in order: for features.
-    ///
-    /// # Errors
-    /// If the number of pixels does not fit the model.
-    pub fn all_visible(config: &MaeConfig, pixels: &[u8], device: &Device) -> Result<Self> {
-        let (height, width) = config.vit.image_size;
-        let batch = pixels.len() / (height * width * config.vit.channels);
-        let ids: Vec<u32> = (0..batch)
-            .flat_map(|_| 0..config.patches() as u32)
-            .collect();
-        Self::from_host(config, pixels, &ids, &ids, device)
-    }
-
     /// Images in the batch.
     pub fn batch(&self) -> usize {
         self.pixels.dims()[0]
@@ -172,19 +160,14 @@ impl MaeInput {
     }
 }
 
-/// Activations and scratch of the encoder for one batch shape.
-pub struct EncoderWorkspace {
+/// Activations and scratch of the whole model for one batch shape.
+pub struct MaeWorkspace {
     batch: usize,
     keep: usize,
     trunk: TrunkWorkspace,
-    /// The encoder's output after its norm `[B, 1 + K, D]`.
+    /// The encoder's output after its norm `[B, 1 + K, D]`, the class token first.
     latent: Tensor,
     stats: Tensor,
-}
-
-/// Activations and scratch of the whole model for one batch shape.
-pub struct MaeWorkspace {
-    encoder: EncoderWorkspace,
     /// The gradient of `latent`.
     dlatent: Tensor,
     unshuffle: UnshuffleWorkspace,
@@ -229,7 +212,7 @@ impl MaeWorkspace {
 
     /// Images in the batch.
     pub fn batch(&self) -> usize {
-        self.encoder.batch
+        self.batch
     }
 }
 
@@ -240,21 +223,9 @@ impl Mae {
     /// If the configuration describes no model.
     pub fn new(config: MaeConfig, device: &Device, seed: u64) -> Result<Self> {
         config.validate()?;
-        let vit = &config.vit;
-        let decoder_hidden = crate::config::hidden(config.decoder_dim, vit.mlp_ratio);
-        let decoder_dims = (config.decoder_dim, config.decoder_heads, decoder_hidden);
         let mut b = ParamsBuilder::default();
-        let head = PixelHead::new(&mut b, &config);
-        let decoder = Stack::new(
-            &mut b,
-            "decoder_blocks",
-            config.decoder_depth,
-            decoder_dims,
-            vit.norm_eps,
-        );
-        let unshuffle = Unshuffle::new(&mut b, vit.dim, config.decoder_dim);
-        let norm = Norm::new(&mut b, "norm", vit.dim, vit.norm_eps);
-        let trunk = Trunk::new(&mut b, vit);
+        let (head, decoder, unshuffle, norm, trunk) = Self::stages(&mut b, &config);
+        let vit = &config.vit;
         let params = b.build(device, seed)?;
         let positions = |dim: usize| {
             Tensor::from_vec(
@@ -275,6 +246,41 @@ impl Mae {
             norm,
             trunk,
         })
+    }
+
+    /// The stages in the order of the backward.
+    fn stages(
+        b: &mut ParamsBuilder,
+        config: &MaeConfig,
+    ) -> (PixelHead, Stack, Unshuffle, Norm, Trunk) {
+        let vit = &config.vit;
+        let decoder_hidden = crate::config::hidden(config.decoder_dim, vit.mlp_ratio);
+        let decoder_dims = (config.decoder_dim, config.decoder_heads, decoder_hidden);
+        (
+            PixelHead::new(b, config),
+            Stack::new(
+                b,
+                "decoder_blocks",
+                config.decoder_depth,
+                decoder_dims,
+                vit.norm_eps,
+            ),
+            Unshuffle::new(b, vit.dim, config.decoder_dim),
+            Norm::new(b, "norm", vit.dim, vit.norm_eps),
+            Trunk::new(b, vit),
+        )
+    }
+
+    /// Names and shapes of [`Mae::state_dict`], without making the model.
+    pub fn shapes(config: &MaeConfig) -> Vec<(String, Vec<usize>)> {
+        let mut b = ParamsBuilder::default();
+        let _ = Self::stages(&mut b, config);
+        let mut shapes = b.shapes();
+        let rows = 1 + config.patches();
+        shapes.push(("pos_embed".into(), vec![1, rows, config.vit.dim]));
+        let decoder = vec![1, rows, config.decoder_dim];
+        shapes.push(("decoder_pos_embed".into(), decoder));
+        shapes
     }
 
     /// Sets what the model computes with: before its workspace is planned.
@@ -316,6 +322,9 @@ impl Mae {
     ) -> Result<MaeWorkspace> {
         let config = &self.config;
         let patches = config.patches();
+        if batch == 0 {
+            return Err(Error::Config("a batch needs at least one image".into()));
+        }
         if keep == 0 || keep >= patches {
             return Err(Error::Config(format!(
                 "of {patches} patches {keep} would stay visible: at least one must, and at least \
@@ -331,42 +340,17 @@ impl Mae {
         };
         let decoder = StackWorkspace::new(dims, config.decoder_depth, activations, planner)?;
         Ok(MaeWorkspace {
-            encoder: self.plan_encoder(batch, keep, activations, planner)?,
+            batch,
+            keep,
+            trunk: TrunkWorkspace::new(&config.vit, batch, keep, activations, planner)?,
+            latent: planner.activations((batch, 1 + keep, config.vit.dim))?,
+            stats: planner.f32((batch, 1 + keep, 2))?,
             dlatent: planner.activations((batch, 1 + keep, config.vit.dim))?,
             unshuffle: UnshuffleWorkspace::new(batch, 1 + keep, config.decoder_dim, planner)?,
             removed: RemovedWorkspace::new(&decoder, patches - keep, planner)?,
             decoder,
             head: PixelHeadWorkspace::new(config, batch, patches - keep, planner)?,
             bytes: planner.bytes(),
-        })
-    }
-
-    /// Plans what [`Mae::encode`] needs.
-    ///
-    /// # Errors
-    /// If the device has no room.
-    pub fn encoder_workspace(&self, batch: usize, keep: usize) -> Result<EncoderWorkspace> {
-        // No backward pass follows, so nothing but the blocks' inputs need stay.
-        self.plan_encoder(batch, keep, Activations::Recompute, &self.planner())
-    }
-
-    fn plan_encoder(
-        &self,
-        batch: usize,
-        keep: usize,
-        activations: Activations,
-        planner: &Planner,
-    ) -> Result<EncoderWorkspace> {
-        let vit = &self.config.vit;
-        if batch == 0 {
-            return Err(Error::Config("a batch needs at least one image".into()));
-        }
-        Ok(EncoderWorkspace {
-            batch,
-            keep,
-            trunk: TrunkWorkspace::new(vit, batch, keep, activations, planner)?,
-            latent: planner.activations((batch, 1 + keep, vit.dim))?,
-            stats: planner.f32((batch, 1 + keep, 2))?,
         })
     }
 
@@ -404,20 +388,19 @@ impl Mae {
                 flat: grads,
                 mode,
             };
-            let (ids_restore, encoder, dx) =
-                (&input.ids_restore, &w.encoder, &w.decoder.gradient.full);
+            let (ids_restore, dx) = (&input.ids_restore, &w.decoder.gradient.full);
             let (removed, dremoved) = (&w.removed.output, &w.removed.gradient);
             self.head.backward(g, removed, &w.head, scale, dremoved)?;
             self.decoder
                 .backward_removed(g, &w.decoder, ids_restore, &w.removed)?;
-            let saved = (&encoder.latent, ids_restore);
+            let saved = (&w.latent, ids_restore);
             self.unshuffle
                 .backward(g, saved, &w.unshuffle, dx, &w.dlatent)?;
-            let (stream, d) = (encoder.trunk.output(), encoder.trunk.gradient());
+            let (stream, d) = (w.trunk.output(), w.trunk.gradient());
             reduce::fill(&d.full, 0.0)?;
             self.norm
-                .backward(g, (stream, &encoder.stats), &w.dlatent, d, Below::default())?;
-            self.trunk.backward(g, &encoder.trunk, &Training::default())
+                .backward(g, (stream, &w.stats), &w.dlatent, d, Below::default())?;
+            self.trunk.backward(g, &w.trunk, &Training::default())
         })
     }
 
@@ -435,11 +418,8 @@ impl Mae {
         Ok(all.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    /// The encoder's output after its norm, `[B, 1 + K, D]`, the class token first.
-    ///
-    /// # Errors
-    /// If the input does not fit the workspace.
-    pub fn encode<'w>(&self, input: &MaeInput, w: &'w mut EncoderWorkspace) -> Result<&'w Tensor> {
+    /// Encodes the visible patches, and makes the decoder's input.
+    fn unshuffle(&self, input: &MaeInput, w: &MaeWorkspace) -> Result<()> {
         let (expected, actual) = (vec![w.batch, w.keep], vec![input.batch(), input.keep()]);
         if expected != actual {
             let what = "the batch (images, visible patches) against its workspace";
@@ -449,28 +429,32 @@ impl Mae {
                 actual,
             });
         }
-        on_compute_thread(self.device(), || {
-            let trunk_input = (&input.pixels, &input.ids_keep);
-            self.trunk.forward(
-                &self.params,
-                trunk_input,
-                &self.pos_embed,
-                &w.trunk,
-                &Training::default(),
-            )?;
-            self.norm
-                .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)
-        })?;
-        Ok(&w.latent)
-    }
-
-    /// Encodes, and makes the decoder's input.
-    fn unshuffle(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
-        let latent = self.encode(input, &mut w.encoder)?;
+        let trunk_input = (&input.pixels, &input.ids_keep);
+        self.trunk.forward(
+            &self.params,
+            trunk_input,
+            &self.pos_embed,
+            &w.trunk,
+            &Training::default(),
+        )?;
+        self.norm
+            .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)?;
         let positions = &self.decoder_pos_embed;
         let (ids, x) = (&input.ids_restore, w.decoder.input());
         self.unshuffle
-            .forward(&self.params, latent, ids, positions, &w.unshuffle, x)
+            .forward(&self.params, &w.latent, ids, positions, &w.unshuffle, x)
+    }
+
+    /// A copy of the encoder, for features.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn encoder(&self) -> Result<Encoder> {
+        let encoder = Encoder::new(self.config.vit.clone(), FinalNorm::Tokens, self.device(), 0)?;
+        let mut state = self.state_dict()?;
+        state.retain(|name, _| !is_decoder(name));
+        encoder.load_state_dict(&state)?;
+        Ok(encoder)
     }
 
     /// Every weight under the reference code's name, the fixed position embeddings included.
@@ -515,4 +499,9 @@ impl Mae {
             ("decoder_pos_embed", &self.decoder_pos_embed),
         ]
     }
+}
+
+/// Whether a parameter of the reference code's name is the decoder's.
+pub fn is_decoder(name: &str) -> bool {
+    name == "mask_token" || name.starts_with("decoder_")
 }

@@ -70,6 +70,12 @@ impl ParamsBuilder {
         ParamId(self.specs.len() - 1)
     }
 
+    /// Names and shapes, in table order.
+    pub(crate) fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let shape = |spec: &ParamSpec| (spec.name.clone(), spec.shape.clone());
+        self.specs.iter().map(shape).collect()
+    }
+
     /// Allocates and initialises.
     pub(crate) fn build(self, device: &Device, seed: u64) -> Result<Params> {
         let mut numbers = vec![0f32; self.end];

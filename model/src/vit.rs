@@ -170,7 +170,8 @@ impl VitClassifier {
         }
         let mut b = ParamsBuilder::default();
         let head = ClassHead::new(&mut b, &config, classes, pooling);
-        let trunk = Trunk::new(&mut b, &config);
+        let mut trunk = Trunk::new(&mut b, &config);
+        trunk.add_relative_positions(&config, device)?;
         let shape = [1, 1 + config.patches(), config.dim];
         let pos_embed = b.add("pos_embed".into(), &shape, Init::Zeros);
         let params = b.build(device, seed)?;
@@ -321,7 +322,11 @@ impl VitClassifier {
     /// # Errors
     /// If the device fails.
     pub fn state_dict(&self) -> Result<StateDict> {
-        names::save(&self.params)
+        let mut state = names::save(&self.params)?;
+        for (name, table) in self.trunk.relative_positions() {
+            state.insert(name, table.table()?);
+        }
+        Ok(state)
     }
 
     /// Takes weights under timm's names.
@@ -329,6 +334,14 @@ impl VitClassifier {
     /// # Errors
     /// Names what is missing, unexpected or of another shape; then nothing has changed.
     pub fn load_state_dict(&self, state: &StateDict) -> Result<()> {
-        names::load(&self.params, state, &[])
+        let tables = Trunk::table_shapes(&self.config);
+        let tables = tables
+            .iter()
+            .map(|(name, shape)| (name.as_str(), shape.clone()));
+        names::load(&self.params, state, &tables.collect::<Vec<_>>())?;
+        for (name, table) in self.trunk.relative_positions() {
+            table.set(&state[&name])?;
+        }
+        Ok(())
     }
 }

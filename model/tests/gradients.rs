@@ -21,6 +21,7 @@ fn vit(image_size: (usize, usize), channels: usize) -> VitConfig {
         norm_eps: 1e-6,
         mean: vec![0.45; channels],
         std: vec![0.25; channels],
+        relative_positions: false,
     }
 }
 

@@ -7,7 +7,7 @@ use candle_core::Device;
 use jpeg_encoder::{ColorType, Encoder};
 use mae_loader::shard::{Limits, ShardTarget, ShardWriter};
 use mae_loader::{Cursor, Dataset, DatasetOptions, LabelSource, Loader, Transform};
-use mae_model::{Mae, MaeConfig, MaeInput};
+use mae_model::{Mae, MaeConfig};
 use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
 use mae_trainer::eval::loss::masked_loss;
 use mae_trainer::eval::reconstruct::reconstruct;
@@ -75,10 +75,10 @@ fn batches_of(batch_size: usize) -> StreamOptions {
 fn features_are_each_sample_encoded_once_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let data = dataset(folder.path(), LabelSource::Cls);
-    let mae = model(1);
+    let encoder = model(1).encoder().unwrap();
     let extractors = [
-        Extractor::Encoder(&mae, FeaturePooling::Mean),
-        Extractor::Encoder(&mae, FeaturePooling::Token),
+        Extractor::Encoder(&encoder, FeaturePooling::Mean),
+        Extractor::Encoder(&encoder, FeaturePooling::Token),
         Extractor::Pixels,
     ];
     let found = features(&data, &extractors, &batches_of(8)).unwrap();
@@ -92,13 +92,12 @@ fn features_are_each_sample_encoded_once_in_order() {
         })
         .build()
         .unwrap();
-    let mut workspace = mae.encoder_workspace(1, mae.config.patches()).unwrap();
+    let mut workspace = encoder.workspace(1).unwrap();
     let mut sample = 0;
     for batch in loader.batches(Cursor::default()) {
         let batch = batch.unwrap();
-        let input = MaeInput::all_visible(&mae.config, batch.pixels(), &Device::Cpu).unwrap();
-        let tokens = mae
-            .encode(&input, &mut workspace)
+        let tokens = encoder
+            .encode(batch.pixels(), &mut workspace)
             .unwrap()
             .squeeze(0)
             .unwrap();
@@ -183,10 +182,10 @@ fn reconstructions_are_spread_over_the_data() {
 fn features_need_labels() {
     let folder = tempfile::tempdir().unwrap();
     let data = dataset(folder.path(), LabelSource::None);
-    let mae = model(1);
+    let encoder = model(1).encoder().unwrap();
     let found = features(
         &data,
-        &[Extractor::Encoder(&mae, FeaturePooling::Mean)],
+        &[Extractor::Encoder(&encoder, FeaturePooling::Mean)],
         &batches_of(8),
     );
     assert!(matches!(found, Err(EvalError::NoLabels)));

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use mae_trainer::checkpoint::foreign::ImportOptions;
 use mae_trainer::finetune::pretrained;
 use mae_trainer::metrics::log::{self, LogLine};
 use mae_trainer::observer::StepReport;
@@ -152,7 +153,8 @@ fn stopped_and_resumed_it_ends_in_the_same_bits() {
 fn frozen_blocks_stay_as_they_were() {
     let root = tempfile::tempdir().unwrap();
     setting(root.path());
-    let (mae, _) = checkpoint::load_mae(&root.path().join("mae")).unwrap();
+    let (mae, _) =
+        checkpoint::load_mae(&root.path().join("mae"), &ImportOptions::default()).unwrap();
     let before = mae.state_dict().unwrap();
     for frozen in [1, 2] {
         let name = format!("frozen-{frozen}");

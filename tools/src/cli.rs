@@ -6,10 +6,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use mae_trainer::checkpoint::foreign::ImportOptions;
+use mae_trainer::config::InputSize;
 
 use crate::bench::BenchArgs;
 use crate::demo::DemoArgs;
 use crate::eval::EvalArgs;
+use crate::export::ExportArgs;
 use crate::finetune::FinetuneArgs;
 use crate::index::IndexArgs;
 use crate::inspect::InspectArgs;
@@ -73,6 +76,47 @@ pub(crate) struct CacheArgs {
     pub(crate) cache_bytes: u64,
 }
 
+/// What another program's checkpoint may leave open.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Checkpoints of other programs")]
+pub(crate) struct ImportArgs {
+    /// Size of the images that the model takes, N or HEIGHTxWIDTH; position embeddings are interpolated where it was trained at another
+    #[arg(long, value_name = "PIXELS")]
+    input_size: Option<InputSize>,
+    /// Attention heads of the encoder, where the checkpoint does not say
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+    /// Attention heads of the decoder, where the checkpoint does not say
+    #[arg(long, value_name = "N")]
+    decoder_heads: Option<usize>,
+    /// Whether the decoder predicts patches normalised one by one, where the checkpoint does not say
+    #[arg(long, value_name = "true|false")]
+    norm_pix_loss: Option<bool>,
+    /// Mean of each channel that images are normalised with [default: the checkpoint's, else ImageNet's, or 0.5 for BEiT]
+    #[arg(long, value_delimiter = ',', value_name = "X,X,X")]
+    mean: Option<Vec<f32>>,
+    /// Standard deviation of each channel [default: as --mean]
+    #[arg(long, value_delimiter = ',', value_name = "X,X,X")]
+    std: Option<Vec<f32>>,
+    /// Which of several sets of weights in a torch file, for example student
+    #[arg(long, value_name = "KEY")]
+    checkpoint_key: Option<String>,
+}
+
+impl ImportArgs {
+    pub(crate) fn options(&self) -> ImportOptions {
+        ImportOptions {
+            heads: self.heads,
+            decoder_heads: self.decoder_heads,
+            image_size: self.input_size.map(|size| (size.height, size.width)),
+            norm_pix_loss: self.norm_pix_loss,
+            mean: self.mean.clone(),
+            std: self.std.clone(),
+            key: self.checkpoint_key.clone(),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Shard(ShardArgs),
@@ -81,6 +125,7 @@ pub(crate) enum Command {
     Pretrain(Box<PretrainArgs>),
     Finetune(Box<FinetuneArgs>),
     Eval(EvalArgs),
+    Export(ExportArgs),
     Bench(BenchArgs),
     Demo(DemoArgs),
     Selftest(SelftestArgs),

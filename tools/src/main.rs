@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod demo;
 mod eval;
+mod export;
 mod finetune;
 mod index;
 mod inspect;
@@ -71,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Finetune(args) => finetune::run(*args),
         Command::Eval(args) => eval::run(args),
+        Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Selftest(args) => selftest::run(&args),

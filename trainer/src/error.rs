@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::checkpoint::foreign::{Client, ForeignError};
 use crate::config::Difference;
 
 /// The crate's result.
@@ -73,6 +74,24 @@ pub enum Error {
         path: PathBuf,
         /// What is missing or wrong.
         reason: String,
+    },
+    /// Another program's checkpoint that cannot be taken.
+    #[error("no weights can be taken from {}: {source}", path.display())]
+    Foreign {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: ForeignError,
+    },
+    /// A checkpoint that cannot be written for another program.
+    #[error("{} cannot be exported to {client}: {source}", path.display())]
+    Export {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Whom it was for.
+        client: Client,
+        /// Why.
+        source: ForeignError,
     },
     /// Moments that do not fit the model's parameters.
     #[error("the optimiser's state has {found} for {name}, the model needs shape {expected:?}")]

@@ -26,6 +26,33 @@ use crate::profile::span;
 /// to stay in the second-level cache with 1,025 keys.
 const QUERIES: usize = 48;
 
+/// How many heads there are, and what each adds to its scores before the softmax.
+#[derive(Clone, Copy)]
+pub struct Heads<'a> {
+    /// Heads.
+    pub count: usize,
+    /// `[H, N, N]`, for every sample alike; no gradient of it is made.
+    pub added: Option<&'a Tensor>,
+}
+
+impl From<usize> for Heads<'_> {
+    fn from(count: usize) -> Self {
+        Self { count, added: None }
+    }
+}
+
+impl Heads<'_> {
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    fn for_kernels(self) -> Result<usize> {
+        match self.added {
+            None => Ok(self.count),
+            Some(_) => Err(crate::Error::Config(
+                "relative position biases (BEiT's) are computed on the CPU only".into(),
+            )),
+        }
+    }
+}
+
 /// One sample's packed projections `[N, 3, D]`, and the bias `[3, D]` that they lack.
 #[derive(Clone, Copy)]
 struct Projections<'a> {
@@ -125,6 +152,19 @@ impl Head {
         product(shape, Left::Rows(q, self.wide), keys, scores, false);
     }
 
+    /// Adds what the head adds to the scores of the queries in `rows`, of `[N, N]`.
+    #[inline(always)]
+    fn add(self, rows: Range<usize>, added: &[f32], scores: &mut [f32]) {
+        let added = added[rows.start * self.tokens..].chunks_exact(self.tokens);
+        for (scores, added) in scores
+            .chunks_exact_mut(self.keys)
+            .zip(added)
+            .take(rows.len())
+        {
+            add_to(&mut scores[..self.tokens], added);
+        }
+    }
+
     /// `out (+)= scoresᵀ · x` for some queries: `[N, wide]`.
     #[inline(always)]
     fn by_key(self, queries: usize, scores: &[f32], x: &[f32], out: &mut [f32], add: bool) {
@@ -161,23 +201,28 @@ fn split<const N: usize>(mut rest: &mut [f32], lengths: [usize; N]) -> [&mut [f3
     })
 }
 
-/// `out = softmax(q · kᵀ / sqrt(W)) · v`, head by head, where q, k and v are `qkv + bias`.
+/// `out = softmax(q · kᵀ / sqrt(W) + added) · v`, head by head, where q, k and v are `qkv + bias`.
 ///
 /// # Errors
 /// If a tensor is not a contiguous f32 tensor of a fitting size.
-pub fn forward(
+pub fn forward<'a>(
     qkv: &Tensor,
     bias: &Tensor,
-    heads: usize,
+    heads: impl Into<Heads<'a>>,
     out: &Tensor,
     stats: &Tensor,
 ) -> Result<()> {
     let _span = span("attention, forward");
+    let heads = heads.into();
     #[cfg(any(feature = "cuda", feature = "host-kernels"))]
     if let Some(engine) = kernels::engine(qkv) {
+        let heads = heads.for_kernels()?;
         return kernels::attention::forward(&engine, qkv, bias, heads, out, stats);
     }
     let (_, tokens, dim) = out.dims3()?;
+    let added = heads.added.map(read).transpose()?;
+    let added = added.as_ref().map(|added| added.f32()).transpose()?;
+    let heads = heads.count;
     let (qkv, bias) = (read(qkv)?, read(bias)?);
     let (qkv, bias) = (qkv.f32()?, bias.f32()?);
     write2(out, stats, |out, stats| {
@@ -189,7 +234,9 @@ pub fn forward(
                 let (sample, head) = (task / heads, Head::new(tokens, dim, heads, task % heads));
                 let qkv = &qkv[sample * tokens * 3 * dim..][..tokens * 3 * dim];
                 let first = sample * tokens * dim + head.at;
-                forward_head(head, Projections { qkv, bias }, stats, &mut |row, x| {
+                let qkv = Projections { qkv, bias };
+                let added = of_head(added, tokens, task % heads);
+                forward_head(head, qkv, added, stats, &mut |row, x| {
                     // SAFETY: sample, row and head differ from piece to piece, so no two slices share a number.
                     let to = unsafe { out.slice(first + row * dim..first + row * dim + x.len()) };
                     to.copy_from_slice(x);
@@ -199,10 +246,16 @@ pub fn forward(
     })
 }
 
+/// A head's part of `[H, N, N]`.
+fn of_head(added: Option<&[f32]>, tokens: usize, head: usize) -> Option<&[f32]> {
+    added.map(|added| &added[head * tokens * tokens..][..tokens * tokens])
+}
+
 #[multiversion(targets = "simd")]
 fn forward_head(
     head: Head,
     qkv: Projections<'_>,
+    added: Option<&[f32]>,
     stats: &mut [f32],
     put: &mut dyn FnMut(usize, &[f32]),
 ) {
@@ -221,6 +274,9 @@ fn forward_head(
         let count = rows.len();
         head.load(qkv, 0, rows.clone(), head.scale(), queries);
         head.scores(count, queries, keys, scores);
+        if let Some(added) = added {
+            head.add(rows.clone(), added, scores);
+        }
         for (row, stats) in scores
             .chunks_exact_mut(head.keys)
             .zip(stats[2 * rows.start..2 * rows.end].chunks_exact_mut(2))
@@ -248,9 +304,9 @@ fn forward_head(
 /// # Errors
 /// As [`forward`].
 #[expect(clippy::too_many_arguments, reason = "saved, given and made tensors")]
-pub fn backward(
+pub fn backward<'a>(
     (qkv, bias): (&Tensor, &Tensor),
-    heads: usize,
+    heads: impl Into<Heads<'a>>,
     (out, stats): (&Tensor, &Tensor),
     dout: &Tensor,
     dqkv: &Tensor,
@@ -259,12 +315,13 @@ pub fn backward(
     mode: Accumulate,
 ) -> Result<()> {
     let _span = span("attention, backward");
+    let heads = heads.into();
     #[cfg(any(feature = "cuda", feature = "host-kernels"))]
     if let Some(engine) = kernels::engine(qkv) {
         return kernels::attention::backward(
             &engine,
             (qkv, bias),
-            heads,
+            heads.for_kernels()?,
             (out, stats),
             dout,
             dqkv,
@@ -274,6 +331,9 @@ pub fn backward(
         );
     }
     let (batch, tokens, dim) = out.dims3()?;
+    let added = heads.added.map(read).transpose()?;
+    let added = added.as_ref().map(|added| added.f32()).transpose()?;
+    let heads = heads.count;
     let (qkv, bias, out, stats, dout) = (
         read(qkv)?,
         read(bias)?,
@@ -299,6 +359,7 @@ pub fn backward(
                 backward_head(
                     head,
                     qkv,
+                    of_head(added, tokens, task % heads),
                     (out, stats),
                     dout,
                     &mut |Place { part, row }, x| {
@@ -324,6 +385,7 @@ pub fn backward(
 fn backward_head(
     head: Head,
     qkv: Projections<'_>,
+    added: Option<&[f32]>,
     (out, stats): (&[f32], &[f32]),
     dout: &[f32],
     put: &mut dyn FnMut(Place, &[f32]),
@@ -365,6 +427,9 @@ fn backward_head(
         head.load(qkv, 0, rows.clone(), head.scale(), queries);
         head.load_plain(dout, rows.clone(), douts);
         head.scores(count, queries, keys_t, probs);
+        if let Some(added) = added {
+            head.add(rows.clone(), added, probs);
+        }
         head.scores(count, douts, values_t, dscores);
         for (i, row) in rows.clone().enumerate() {
             let at = row * head.dim + head.at;

@@ -2,11 +2,14 @@
 //!
 //! Where only the removed patches of the last block's output are read, everything behind its attention runs on their rows alone.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
+use super::relative::RelativePositions;
 use super::{Below, Gradient, Grads, Linear, Norm, Planner};
 use crate::Result;
+use crate::config::VitConfig;
 use crate::drop_path::DropPath;
+use crate::ops::attention::Heads;
 use crate::ops::layer_norm::Joining;
 use crate::ops::{attention, gelu, layer_norm, tokens};
 use crate::params::{Params, ParamsBuilder};
@@ -25,6 +28,7 @@ pub(crate) struct BlockDims {
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     heads: usize,
+    relative: Option<RelativePositions>,
     norm1: Norm,
     qkv: Linear,
     proj: Linear,
@@ -138,6 +142,7 @@ impl Block {
     ) -> Self {
         Self {
             heads,
+            relative: None,
             fc2: Linear::new(b, &format!("{name}.mlp.fc2"), dim, hidden),
             fc1: Linear::new(b, &format!("{name}.mlp.fc1"), hidden, dim),
             norm2: Norm::new(b, &format!("{name}.norm2"), dim, eps),
@@ -147,11 +152,18 @@ impl Block {
         }
     }
 
+    fn heads(&self) -> Heads<'_> {
+        Heads {
+            count: self.heads,
+            added: self.relative.as_ref().map(RelativePositions::scores),
+        }
+    }
+
     /// Attention over the block's input, whose norm is `s.normed1`.
     fn attend(&self, params: &Params, s: &BlockSaved) -> Result<()> {
         self.qkv.forward(params, &s.normed1, &s.qkv)?;
         let bias = self.qkv.bias(params);
-        attention::forward(&s.qkv, bias, self.heads, &s.attended, &s.softmax)
+        attention::forward(&s.qkv, bias, self.heads(), &s.attended, &s.softmax)
     }
 
     /// From the rows that attention made of those of x to the hidden layer of the MLP; `factors` are those of attention's branch.
@@ -266,7 +278,7 @@ impl Block {
         let params = g.params;
         attention::backward(
             (&s.qkv, self.qkv.bias(params)),
-            self.heads,
+            self.heads(),
             (&s.attended, &s.softmax),
             narrow,
             qkv,
@@ -390,6 +402,24 @@ impl StackWorkspace {
 }
 
 impl Stack {
+    /// Gives each block a table of relative positions.
+    pub(crate) fn add_relative_positions(
+        &mut self,
+        config: &VitConfig,
+        device: &Device,
+    ) -> Result<()> {
+        for block in &mut self.blocks {
+            block.relative = Some(RelativePositions::new(config, device)?);
+        }
+        Ok(())
+    }
+
+    /// Each block's table, if it has one.
+    pub(crate) fn relative_positions(&self) -> impl Iterator<Item = (usize, &RelativePositions)> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks.filter_map(|(i, block)| Some((i, block.relative.as_ref()?)))
+    }
+
     /// The last block's parameters come first: its backward is done first.
     pub(crate) fn new(
         b: &mut ParamsBuilder,

@@ -7,6 +7,7 @@
 pub mod block;
 pub mod embed;
 pub mod head;
+pub(crate) mod relative;
 pub mod trunk;
 pub mod unshuffle;
 

@@ -1,10 +1,11 @@
 //! What MAE's encoder and the plain classifier share: the embedding and the blocks, up to the last
 //! residual stream.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::block::{Activations, BlockDims, Stack, StackWorkspace};
 use super::embed::{Embed, EmbedWorkspace};
+use super::relative::{RelativePositions, TABLE, distances};
 use super::{Gradient, Grads, Planner};
 use crate::Result;
 use crate::config::VitConfig;
@@ -75,6 +76,36 @@ impl Trunk {
             blocks: Stack::new(b, "blocks", config.depth, dims, config.norm_eps),
             embed: Embed::new(b, config),
         }
+    }
+
+    /// Tables of relative positions, all zeros, if the configuration asks for them: once, when the device is known.
+    pub(crate) fn add_relative_positions(
+        &mut self,
+        config: &VitConfig,
+        device: &Device,
+    ) -> Result<()> {
+        if !config.relative_positions {
+            return Ok(());
+        }
+        self.blocks.add_relative_positions(config, device)
+    }
+
+    /// Each table by its name, if there are any.
+    pub(crate) fn relative_positions(&self) -> impl Iterator<Item = (String, &RelativePositions)> {
+        let tables = self.blocks.relative_positions();
+        tables.map(|(i, table)| (format!("blocks.{i}.{TABLE}"), table))
+    }
+
+    /// Names and shapes of the tables that a configuration asks for.
+    pub(crate) fn table_shapes(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
+        let shape = vec![distances(config.grid()), config.heads];
+        let name = |i| (format!("blocks.{i}.{TABLE}"), shape.clone());
+        let depth = if config.relative_positions {
+            config.depth
+        } else {
+            0
+        };
+        (0..depth).map(name).collect()
     }
 
     pub(crate) fn forward(

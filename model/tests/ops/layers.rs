@@ -316,6 +316,64 @@ fn attention_of_any_width_and_length() {
 }
 
 #[test]
+fn attention_with_something_added_to_the_scores() {
+    // More than one block of queries, and keys that are padded.
+    let (batch, tokens, heads, width) = (2, 51, 2, 8);
+    let dim = heads * width;
+    let (qkv, bias) = (numbers(batch * tokens * 3 * dim, 1), numbers(3 * dim, 2));
+    let (added, dout) = (
+        numbers(heads * tokens * tokens, 5),
+        numbers(batch * tokens * dim, 3),
+    );
+    let plain = |qkv: &[f64]| {
+        let (bias, added) = (wide(&bias), wide(&added));
+        attention_with(qkv, &bias, &added, tokens, heads, width)
+    };
+    let (qkvt, biast) = (
+        tensor(&qkv, &[batch, tokens, 3 * dim]),
+        tensor(&bias, &[3 * dim]),
+    );
+    let addedt = tensor(&added, &[heads, tokens, tokens]);
+    let with = attention::Heads {
+        count: heads,
+        added: Some(&addedt),
+    };
+    let (out, stats) = (
+        garbage(&[batch, tokens, dim]),
+        garbage(&[batch, heads, tokens, 2]),
+    );
+    attention::forward(&qkvt, &biast, with, &out, &stats).unwrap();
+    close("out", &values(&out), &plain(&wide(&qkv)), 1e-5);
+
+    let (dqkv, grads) = (garbage(&[batch, tokens, 3 * dim]), garbage(&[3 * dim]));
+    let dout_tensor = tensor(&dout, &[batch, tokens, dim]);
+    let (saved, range) = ((&out, &stats), 0..3 * dim);
+    attention::backward(
+        (&qkvt, &biast),
+        with,
+        saved,
+        &dout_tensor,
+        &dqkv,
+        &grads,
+        range,
+        Replace,
+    )
+    .unwrap();
+    let dqkv = values(&dqkv);
+    let some: Vec<usize> = (0..qkv.len()).step_by(1 + qkv.len() / 61).collect();
+    let exact = |&i: &usize| {
+        gradient(&qkv[i..=i], |x| {
+            let mut qkv = wide(&qkv);
+            qkv[i] = x[0];
+            dot(&plain(&qkv), &dout)
+        })[0]
+    };
+    let actual: Vec<f32> = some.iter().map(|&i| dqkv[i]).collect();
+    let expected: Vec<f64> = some.iter().map(exact).collect();
+    close("dqkv", &actual, &expected, 2e-5);
+}
+
+#[test]
 fn attention_of_a_long_sequence() {
     let (tokens, width) = (1025, 8);
     let qkv = numbers(tokens * 3 * width, 1);

@@ -127,6 +127,25 @@ pub(crate) fn attention(
     heads: usize,
     width: usize,
 ) -> Vec<f64> {
+    attention_with(
+        qkv,
+        bias,
+        &vec![0.0; heads * tokens * tokens],
+        tokens,
+        heads,
+        width,
+    )
+}
+
+/// As [`attention`], with `added` `[H, N, N]` on the scores.
+pub(crate) fn attention_with(
+    qkv: &[f64],
+    bias: &[f64],
+    added: &[f64],
+    tokens: usize,
+    heads: usize,
+    width: usize,
+) -> Vec<f64> {
     let dim = heads * width;
     let mut out = vec![0.0; qkv.len() / 3];
     for (qkv, out) in qkv
@@ -143,6 +162,7 @@ pub(crate) fn attention(
                     .map(|j| {
                         columns().map(|c| at(i, 0, c) * at(j, 1, c)).sum::<f64>()
                             / (width as f64).sqrt()
+                            + added[(head * tokens + i) * tokens + j]
                     })
                     .collect();
                 let top = scores.iter().copied().fold(f64::MIN, f64::max);

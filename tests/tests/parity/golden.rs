@@ -135,6 +135,7 @@ pub(crate) fn vit_config(model: &Value) -> VitConfig {
         norm_eps: float(&model["norm_eps"]) as f32,
         mean: floats(&model["mean"]),
         std: floats(&model["std"]),
+        relative_positions: false,
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
+use mae_trainer::checkpoint::foreign::ImportOptions;
 use mae_trainer::checkpoint::load_mae;
 use mae_trainer::metrics::log;
 use mae_trainer::output::log_path;
@@ -93,7 +94,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
     }
 
     tracing::info!("3/3 evaluation");
-    let (mae, _) = load_mae(&config.output_dir)?;
+    let (mae, _) = load_mae(&config.output_dir, &ImportOptions::default())?;
     let mask = (config.mask_ratio, config.seed);
     let results = results::measure(&sets, &mae, mask)?;
     let report = page::write(&Story {

@@ -52,9 +52,10 @@ pub(super) fn measure(
     let (train, test) = (open(sets.train_spec())?, open(sets.test_spec())?);
     let stream = StreamOptions::default();
     let pooling = FeaturePooling::default();
+    let encoders = [trained.encoder()?, random.encoder()?];
     let extractors = [
-        Extractor::Encoder(trained, pooling),
-        Extractor::Encoder(&random, pooling),
+        Extractor::Encoder(&encoders[0], pooling),
+        Extractor::Encoder(&encoders[1], pooling),
         Extractor::Pixels,
     ];
     let pairs = features(&train, &extractors, &stream)?

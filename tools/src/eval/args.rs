@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use mae_loader::LabelSource;
 use mae_trainer::eval::features::FeaturePooling;
 
-use crate::cli::CacheArgs;
+use crate::cli::{CacheArgs, ImportArgs};
 
 /// Evaluate a checkpoint beside the same network with random weights
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ pub(super) enum What {
 /// What every evaluation takes.
 #[derive(Debug, Args)]
 pub(super) struct Common {
-    /// A checkpoint's folder, or a run's for its newest whole one
+    /// A checkpoint's folder, a run's for its newest whole one, or another program's (.pth, .safetensors, a folder)
     #[arg(value_name = "CHECKPOINT")]
     pub(super) checkpoint: PathBuf,
     /// Shards: a tar file, a folder of them, a glob, braces (`test-{000000..000009}.tar`); several may be given
@@ -51,6 +51,8 @@ pub(super) struct Common {
     /// Short side that images are resized to before the centre crop [default: the input's size below 128 pixels, else 8/7 of it]
     #[arg(long, value_name = "PIXELS")]
     pub(super) resize: Option<u32>,
+    #[command(flatten)]
+    pub(super) import: ImportArgs,
     #[command(flatten)]
     pub(super) cache: CacheArgs,
     /// Print JSON instead of a table

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use mae_loader::{Dataset, DatasetOptions, LabelSource};
-use mae_model::Mae;
-use mae_trainer::checkpoint::{CheckpointInfo, load_mae};
+use mae_model::{Encoder, Mae};
+use mae_trainer::checkpoint::{Source, load_encoder, load_mae};
 use mae_trainer::eval::features::{Extractor, features};
 use mae_trainer::eval::knn::{KnnOptions, knn};
 use mae_trainer::eval::linear_probe::{ProbeOptions, linear_probe};
@@ -47,35 +47,45 @@ pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
     }
 }
 
-/// The checkpoint's model and the network before training.
-struct Subject {
-    trained: Mae,
-    random: Mae,
-    info: CheckpointInfo,
+/// What is judged, and the same before training.
+struct Subject<T> {
+    trained: T,
+    random: T,
+    source: Source,
 }
 
-impl Subject {
+impl Subject<Mae> {
     fn load(common: &Common) -> anyhow::Result<Self> {
         mae_model::set_threads(common.threads())?;
-        let (trained, info) = load_mae(&common.checkpoint)?;
-        // The run's own seed: these are the weights that its training began with.
-        let random = Mae::new(
-            trained.config.clone(),
-            trained.device(),
-            info.state.config.seed,
-        )?;
+        let (trained, source) = load_mae(&common.checkpoint, &common.import.options())?;
+        let random = Mae::new(trained.config.clone(), trained.device(), source.seed())?;
         Ok(Self {
             trained,
             random,
-            info,
+            source,
         })
     }
+}
 
+impl Subject<Encoder> {
+    fn load(common: &Common) -> anyhow::Result<Self> {
+        mae_model::set_threads(common.threads())?;
+        let (trained, source) = load_encoder(&common.checkpoint, &common.import.options())?;
+        let random = source.untrained(&trained)?;
+        Ok(Self {
+            trained,
+            random,
+            source,
+        })
+    }
+}
+
+impl<T> Subject<T> {
     fn report(&self, evaluation: &'static str, samples: u64) -> Report {
         Report {
             evaluation,
-            checkpoint: self.info.path.display().to_string(),
-            step: self.info.state.step,
+            checkpoint: self.source.path().display().to_string(),
+            step: self.source.step(),
             train_samples: None,
             samples,
             settings: vec![],
@@ -85,11 +95,9 @@ impl Subject {
 }
 
 fn loss(args: &LossArgs) -> anyhow::Result<Outcome> {
-    let subject = Subject::load(&args.common)?;
+    let subject = Subject::<Mae>::load(&args.common)?;
     let data = open(&args.common, &args.common.data, LabelSource::None, None)?;
-    let ratio = args
-        .mask_ratio
-        .unwrap_or(subject.info.state.config.mask_ratio);
+    let ratio = args.mask_ratio.unwrap_or(subject.source.mask_ratio());
     let models = [&subject.trained, &subject.random];
     let losses = masked_loss(&data, &models, ratio, args.seed, &args.common.stream())?;
     let mut report = subject.report("loss", data.len());
@@ -103,11 +111,9 @@ fn loss(args: &LossArgs) -> anyhow::Result<Outcome> {
 }
 
 fn reconstructions(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
-    let subject = Subject::load(&args.common)?;
+    let subject = Subject::<Mae>::load(&args.common)?;
     let data = open(&args.common, &args.common.data, LabelSource::None, None)?;
-    let ratio = args
-        .mask_ratio
-        .unwrap_or(subject.info.state.config.mask_ratio);
+    let ratio = args.mask_ratio.unwrap_or(subject.source.mask_ratio());
     // Spread over the dataset, which may be sorted by class.
     let stride = (data.len() as usize / args.count).max(1);
     let pictures = (args.count, stride);
@@ -123,15 +129,15 @@ fn reconstructions(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     if args.common.json {
         let output = args.output.display().to_string();
-        let step = subject.info.state.step;
+        let step = subject.source.step();
         let json = serde_json::json!({ "evaluation": "reconstruct", "step": step, "images": done.len(), "output": output });
         writeln!(io::stdout(), "{json}")?;
     } else {
         let text = format!(
-            "{}: {} images of step {}, each masked | reconstructed | original\n",
+            "{}: {} images of {}, each masked | reconstructed | original\n",
             args.output.display(),
             done.len(),
-            subject.info.state.step
+            subject.source.path().display()
         );
         io::stdout().write_all(text.as_bytes())?;
     }
@@ -179,7 +185,7 @@ fn judge(
         ))
         .into());
     }
-    let subject = Subject::load(common)?;
+    let subject = Subject::<Encoder>::load(common)?;
     let train = open(common, &common.data, args.label_field.clone(), None)?;
     let test = match args.val_data.as_slice() {
         [] => None,
@@ -188,8 +194,8 @@ fn judge(
             Some(open(common, specs, args.label_field.clone(), classes)?)
         }
     };
-    let extractors =
-        [&subject.trained, &subject.random].map(|mae| Extractor::Encoder(mae, args.pooling));
+    let extractors = [&subject.trained, &subject.random]
+        .map(|encoder| Extractor::Encoder(encoder, args.pooling));
     let stream = common.stream();
     let of_train = features(&train, &extractors, &stream)?;
     let pairs: Vec<(Features, Features)> = match test {

@@ -13,7 +13,8 @@ use crate::{Outcome, table};
 pub(super) struct Report {
     pub(super) evaluation: &'static str,
     pub(super) checkpoint: String,
-    pub(super) step: u64,
+    /// Where it is a run of ours.
+    pub(super) step: Option<u64>,
     /// Samples that were fitted or compared with, where there are such.
     pub(super) train_samples: Option<u64>,
     /// Samples that were judged.
@@ -146,11 +147,13 @@ impl Report {
                     .collect()
             })
             .collect();
+        let step = self
+            .step
+            .map_or(String::new(), |step| format!(" (step {step})"));
         format!(
-            "{} of {} (step {}) on {on}\n{}\n\n{}",
+            "{} of {}{step} on {on}\n{}\n\n{}",
             self.evaluation,
             self.checkpoint,
-            self.step,
             settings.join(", "),
             table::text(&head, &rows)
         )
@@ -179,7 +182,7 @@ mod tests {
         Report {
             evaluation: "knn",
             checkpoint: "runs/a".into(),
-            step: 7,
+            step: Some(7),
             train_samples: Some(800),
             samples: 200,
             settings: vec![("k", 20.into()), ("pooling", "mean".into())],

@@ -4,6 +4,8 @@
 //! A checkpoint is either whole or not there; one that was damaged later is recognised by its digests when loaded.
 
 pub mod files;
+pub mod foreign;
+mod load;
 pub mod retention;
 mod state;
 mod tensors;
@@ -14,9 +16,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
-use mae_model::{Mae, StateDict};
+use mae_model::StateDict;
 
+pub use load::{Source, export, load_classifier, load_encoder, load_mae, weights};
 pub use state::{Best, RunConfig, RunKind, RunState, VERSION};
 
 use self::files::FileDigest;
@@ -228,18 +230,6 @@ fn open_by<T>(path: &Path, load: impl Fn(&Path) -> Result<T>) -> Result<T> {
     Err(Error::NoCheckpoint { path: path.into() })
 }
 
-/// The model of a checkpoint: `path` is a checkpoint's folder, or a run's for its newest whole one.
-pub fn load_mae(path: &Path) -> Result<(Mae, CheckpointInfo)> {
-    let (info, weights) = open_by(path, |path| {
-        let info = read_state::<PretrainConfig>(path)?;
-        let weights = read_tensors(&info, MODEL)?;
-        Ok((info, weights))
-    })?;
-    let mae = Mae::new(info.state.config.mae(), &Device::Cpu, 0)?;
-    mae.load_state_dict(&weights)?;
-    Ok((mae, info))
-}
-
 fn broken(path: &Path, reason: impl Into<String>) -> Error {
     Error::BrokenCheckpoint {
         path: path.into(),
@@ -247,29 +237,39 @@ fn broken(path: &Path, reason: impl Into<String>) -> Error {
     }
 }
 
-fn read_state<C: RunConfig>(path: &Path) -> Result<CheckpointInfo<C>> {
+/// What kind of run the checkpoint in the folder `path` is of.
+fn read_kind(path: &Path) -> Result<RunKind> {
+    kind_of(path, &read_part(path, STATE)?)
+}
+
+fn kind_of(path: &Path, state: &[u8]) -> Result<RunKind> {
     #[derive(serde::Deserialize)]
     struct Version {
         version: u32,
         #[serde(default)]
         kind: RunKind,
     }
-    let content = read_part(path, STATE)?;
-    let unreadable = |error: serde_json::Error| broken(path, format!("{STATE}: {error}"));
-    let Version { version, kind } = serde_json::from_slice(&content).map_err(unreadable)?;
-    if version != VERSION {
-        return Err(broken(
+    match serde_json::from_slice(state) {
+        Ok(Version { version, kind }) if version == VERSION => Ok(kind),
+        Ok(Version { version, .. }) => Err(broken(
             path,
             format!("its layout is version {version}, this build reads version {VERSION}"),
-        ));
+        )),
+        Err(error) => Err(broken(path, format!("{STATE}: {error}"))),
     }
+}
+
+fn read_state<C: RunConfig>(path: &Path) -> Result<CheckpointInfo<C>> {
+    let content = read_part(path, STATE)?;
+    let kind = kind_of(path, &content)?;
     if kind != C::KIND {
         return Err(broken(
             path,
             format!("it is one of {kind}, where one of {} is wanted", C::KIND),
         ));
     }
-    let state: RunState<C> = serde_json::from_slice(&content).map_err(unreadable)?;
+    let state: RunState<C> = serde_json::from_slice(&content)
+        .map_err(|error| broken(path, format!("{STATE}: {error}")))?;
     for name in [MODEL, OPTIMIZER] {
         let digest = state
             .files

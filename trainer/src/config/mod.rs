@@ -322,6 +322,7 @@ impl PretrainConfig {
                 norm_eps: 1e-6,
                 mean: self.mean.clone(),
                 std: self.std.clone(),
+                relative_positions: false,
             },
             decoder_dim: self.decoder_dim,
             decoder_depth: self.decoder_depth,

@@ -5,15 +5,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use mae_loader::Dataset;
-use mae_model::mae::EncoderWorkspace;
-use mae_model::{Mae, MaeInput};
+use mae_model::{Encoder, EncoderWorkspace, Pooling};
 use serde::{Deserialize, Serialize};
 
 use super::error::{EvalError, Result};
 use super::matrix::Features;
 use super::stream::{Input, StreamOptions, stream};
 
-/// How one vector is read from the encoder's output `[1 + L, D]`, after its norm.
+/// How one vector is read from an encoder's tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FeaturePooling {
@@ -23,6 +22,15 @@ pub enum FeaturePooling {
     Mean,
     /// The class token, as in the paper's linear probing.
     Token,
+}
+
+impl From<FeaturePooling> for Pooling {
+    fn from(pooling: FeaturePooling) -> Self {
+        match pooling {
+            FeaturePooling::Mean => Self::Avg,
+            FeaturePooling::Token => Self::Token,
+        }
+    }
 }
 
 impl FromStr for FeaturePooling {
@@ -51,8 +59,8 @@ impl fmt::Display for FeaturePooling {
 /// What turns an image into a vector.
 #[derive(Clone, Copy)]
 pub enum Extractor<'a> {
-    /// A model's encoder.
-    Encoder(&'a Mae, FeaturePooling),
+    /// An encoder.
+    Encoder(&'a Encoder, FeaturePooling),
     /// No encoder: the image's bytes, to compare with.
     Pixels,
 }
@@ -68,9 +76,9 @@ pub fn features(
     options: &StreamOptions,
 ) -> Result<Vec<Features>> {
     let inputs = extractors.iter().filter_map(|extractor| match extractor {
-        Extractor::Encoder(mae, _) => Some(Input {
-            size: mae.config.vit.image_size,
-            channels: mae.config.vit.channels,
+        Extractor::Encoder(encoder, _) => Some(Input {
+            size: encoder.config.image_size,
+            channels: encoder.config.channels,
         }),
         Extractor::Pixels => None,
     });
@@ -103,7 +111,7 @@ pub fn features(
 struct Encoding<'a> {
     extractor: Extractor<'a>,
     /// Kept between batches of one size.
-    workspace: Option<(usize, EncoderWorkspace)>,
+    workspace: Option<EncoderWorkspace>,
     data: Vec<f32>,
     dim: usize,
 }
@@ -125,64 +133,24 @@ impl<'a> Encoding<'a> {
                 self.data
                     .extend(pixels.iter().map(|&v| f32::from(v) / 255.0));
             }
-            Extractor::Encoder(mae, pooling) => {
-                self.dim = mae.config.vit.dim;
+            Extractor::Encoder(encoder, pooling) => {
+                self.dim = encoder.config.dim;
                 let workspace = match self.workspace.take() {
-                    Some(fitting) if fitting.0 == samples => fitting,
-                    _ => (
-                        samples,
-                        mae.encoder_workspace(samples, mae.config.patches())?,
-                    ),
+                    Some(fitting) if fitting.batch() == samples => fitting,
+                    _ => encoder.workspace(samples)?,
                 };
-                let (_, workspace) = self.workspace.insert(workspace);
-                let input = MaeInput::all_visible(&mae.config, pixels, mae.device())?;
-                let tokens = mae
-                    .encode(&input, workspace)?
-                    .flatten_all()?
-                    .to_vec1::<f32>()?;
-                pool(
-                    &tokens,
-                    1 + mae.config.patches(),
-                    self.dim,
-                    pooling,
-                    &mut self.data,
-                );
+                let workspace = self.workspace.insert(workspace);
+                self.data
+                    .extend(encoder.features(pixels, pooling.into(), workspace)?);
             }
         }
         Ok(())
     }
 }
 
-/// Appends a vector [dim] of each sample of `tokens` [B, count, dim].
-fn pool(tokens: &[f32], count: usize, dim: usize, pooling: FeaturePooling, to: &mut Vec<f32>) {
-    for sample in tokens.chunks_exact(count * dim) {
-        let (class, patches) = sample.split_at(dim);
-        match pooling {
-            FeaturePooling::Token => to.extend_from_slice(class),
-            FeaturePooling::Mean => to.extend((0..dim).map(|column| {
-                let sum: f32 = patches.iter().skip(column).step_by(dim).sum();
-                sum / (count - 1) as f32
-            })),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pooling_reads_the_right_tokens() {
-        // Two samples of a class token and two patches, two wide.
-        let tokens = [9.0, 8.0, 1.0, 2.0, 3.0, 6.0, 7.0, 6.0, 0.0, 0.0, -1.0, 1.0];
-        let pooled = |pooling| {
-            let mut to = vec![];
-            pool(&tokens, 3, 2, pooling, &mut to);
-            to
-        };
-        assert_eq!(pooled(FeaturePooling::Mean), [2.0, 4.0, -0.5, 0.5]);
-        assert_eq!(pooled(FeaturePooling::Token), [9.0, 8.0, 7.0, 6.0]);
-    }
 
     #[test]
     fn names_are_read_as_written() {

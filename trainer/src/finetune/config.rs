@@ -1,6 +1,6 @@
 //! A validated fine-tuning run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind, ImageSize, LabelSource, Mixing};
 use mae_model::{Activations, MaeConfig, Pooling, Precision, VitConfig};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::raw::{AutoAugment, RawFinetune, label_field};
 use super::recipe::Recipe;
+use crate::checkpoint::foreign::ImportOptions;
 use crate::checkpoint::{RunConfig, RunKind};
 use crate::config::compare::differences;
 use crate::config::{CONFIG_FILE, DeviceKind, Difference, InputSize, Resume, shell_word};
@@ -21,6 +22,8 @@ use crate::schedule::CosineSchedule;
 pub struct FinetuneConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_key: Option<String>,
     #[serde(default)]
     pub from_scratch: bool,
     pub data: Vec<String>,
@@ -45,6 +48,9 @@ pub struct FinetuneConfig {
     pub dim: usize,
     pub depth: usize,
     pub heads: usize,
+    pub norm_eps: f32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relative_positions: bool,
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
     pub pooling: Pooling,
@@ -90,6 +96,7 @@ pub struct FinetuneConfig {
 /// As in pre-training: nothing that enters the arithmetic or the order of samples.
 const FREE: &[&str] = &[
     "checkpoint",
+    "checkpoint_key",
     "data",
     "val_data",
     "output_dir",
@@ -126,7 +133,7 @@ impl FinetuneConfig {
     /// [`Error::Config`] naming the flag and what would be valid.
     pub fn resolve(
         raw: RawFinetune,
-        pretrained: impl FnOnce(&std::path::Path) -> Result<VitConfig>,
+        pretrained: impl FnOnce(&Path, &ImportOptions) -> Result<VitConfig>,
     ) -> Result<Self> {
         let from_scratch = raw.from_scratch.unwrap_or(false);
         let base = architecture(&raw, from_scratch, pretrained)?;
@@ -156,6 +163,7 @@ impl FinetuneConfig {
         };
         let config = FinetuneConfig {
             checkpoint: raw.checkpoint,
+            checkpoint_key: raw.checkpoint_key,
             from_scratch,
             data: raw.data.unwrap_or_default(),
             val_data: raw.val_data.unwrap_or_default(),
@@ -176,6 +184,8 @@ impl FinetuneConfig {
             dim: base.dim,
             depth: base.depth,
             heads: base.heads,
+            norm_eps: base.norm_eps,
+            relative_positions: base.relative_positions,
             mean: raw.mean.unwrap_or(base.mean),
             std: raw.std.unwrap_or(base.std),
             pooling: raw.pooling.unwrap_or(Pooling::Avg),
@@ -324,9 +334,10 @@ impl FinetuneConfig {
             depth: self.depth,
             heads: self.heads,
             mlp_ratio: 4.0,
-            norm_eps: 1e-6,
+            norm_eps: self.norm_eps,
             mean: self.mean.clone(),
             std: self.std.clone(),
+            relative_positions: self.relative_positions,
         }
     }
 
@@ -391,7 +402,7 @@ impl FinetuneConfig {
 fn architecture(
     raw: &RawFinetune,
     from_scratch: bool,
-    pretrained: impl FnOnce(&std::path::Path) -> Result<VitConfig>,
+    pretrained: impl FnOnce(&Path, &ImportOptions) -> Result<VitConfig>,
 ) -> Result<VitConfig> {
     let dims = (raw.channels, raw.patch_size, raw.dim, raw.depth, raw.heads);
     let known = (dims, raw.input_size, &raw.mean, &raw.std);
@@ -420,7 +431,12 @@ fn architecture(
             )?
         }
         (Some(path), false) => {
-            let vit = pretrained(path)?;
+            let options = ImportOptions {
+                heads: raw.heads,
+                key: raw.checkpoint_key.clone(),
+                ..Default::default()
+            };
+            let vit = pretrained(path, &options)?;
             let own = (vit.channels, vit.patch_size, vit.dim, vit.depth, vit.heads);
             let asked = (
                 raw.channels.unwrap_or(own.0),
@@ -456,6 +472,8 @@ fn architecture(
     set(&mut vit.dim, raw.dim);
     set(&mut vit.depth, raw.depth);
     set(&mut vit.heads, raw.heads);
+    vit.norm_eps = raw.norm_eps.unwrap_or(vit.norm_eps);
+    vit.relative_positions = raw.relative_positions.unwrap_or(vit.relative_positions);
     Ok(vit)
 }
 

@@ -156,7 +156,7 @@ impl<'a> Run<'a> {
         )?;
         match (resumed, &config.checkpoint) {
             (Some(checkpoint), _) => vit.load_state_dict(&checkpoint.model)?,
-            (None, Some(path)) => init::load(&vit, path)?,
+            (None, Some(path)) => init::load(&vit, path, config.checkpoint_key.clone())?,
             (None, None) => {}
         }
         let mut vit = vit;

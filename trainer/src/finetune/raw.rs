@@ -16,9 +16,12 @@ use crate::error::Result;
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(deny_unknown_fields)]
 pub struct RawFinetune {
-    /// Pre-trained weights: a checkpoint's folder, or a run's for its newest whole one
+    /// Pre-trained weights: a checkpoint's folder, a run's for its newest whole one, or another program's (.pth, .safetensors, a folder)
     #[cfg_attr(feature = "cli", arg(value_name = "CHECKPOINT"))]
     pub checkpoint: Option<PathBuf>,
+    /// Where in a torch file the weights stand, `student` for example [default: where they usually do]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "KEY", help_heading = "Model"))]
+    pub checkpoint_key: Option<String>,
     /// Start from random weights instead: the supervised baseline, by the same code. Needs --model [default: false]
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = "Model"))]
@@ -98,6 +101,12 @@ pub struct RawFinetune {
     /// Attention heads of the encoder [default: the checkpoint's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub heads: Option<usize>,
+    /// Epsilon of the norms; only a run's own settings have it
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub norm_eps: Option<f32>,
+    /// BEiT's biases of relative positions; only a run's own settings have it
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub relative_positions: Option<bool>,
     /// Mean of each channel on the scale 0..1 [default: the checkpoint's]
     #[cfg_attr(
         feature = "cli",
