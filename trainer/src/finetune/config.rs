@@ -425,10 +425,7 @@ fn architecture(
                 )
             ) =>
         {
-            named(
-                &MaeConfig::names().next().unwrap_or_default().to_owned(),
-                raw.channels,
-            )?
+            named(MaeConfig::names().next().unwrap_or_default(), raw.channels)?
         }
         (Some(path), false) => {
             let options = ImportOptions {
