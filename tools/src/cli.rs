@@ -76,30 +76,31 @@ pub(crate) struct CacheArgs {
     pub(crate) cache_bytes: u64,
 }
 
+const OTHERS: &str = "Checkpoints of other programs";
+
 /// What another program's checkpoint may leave open.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Checkpoints of other programs")]
 pub(crate) struct ImportArgs {
     /// Size of the images that the model takes, N or HEIGHTxWIDTH; position embeddings are interpolated where it was trained at another
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, help_heading = OTHERS, value_name = "PIXELS")]
     input_size: Option<InputSize>,
     /// Attention heads of the encoder, where the checkpoint does not say
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = OTHERS, value_name = "N")]
     heads: Option<usize>,
     /// Attention heads of the decoder, where the checkpoint does not say
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = OTHERS, value_name = "N")]
     decoder_heads: Option<usize>,
     /// Whether the decoder predicts patches normalised one by one, where the checkpoint does not say
-    #[arg(long, value_name = "true|false")]
+    #[arg(long, help_heading = OTHERS, value_name = "true|false")]
     norm_pix_loss: Option<bool>,
     /// Mean of each channel that images are normalised with [default: the checkpoint's, else ImageNet's, or 0.5 for BEiT]
-    #[arg(long, value_delimiter = ',', value_name = "X,X,X")]
+    #[arg(long, help_heading = OTHERS, value_delimiter = ',', value_name = "X,X,X")]
     mean: Option<Vec<f32>>,
     /// Standard deviation of each channel [default: as --mean]
-    #[arg(long, value_delimiter = ',', value_name = "X,X,X")]
+    #[arg(long, help_heading = OTHERS, value_delimiter = ',', value_name = "X,X,X")]
     std: Option<Vec<f32>>,
     /// Which of several sets of weights in a torch file, for example student
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, help_heading = OTHERS, value_name = "KEY")]
     checkpoint_key: Option<String>,
 }
 

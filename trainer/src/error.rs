@@ -76,22 +76,22 @@ pub enum Error {
         reason: String,
     },
     /// Another program's checkpoint that cannot be taken.
-    #[error("no weights can be taken from {}: {source}", path.display())]
+    #[error("no weights can be taken from {}: {reason}", path.display())]
     Foreign {
         /// The file or folder.
         path: PathBuf,
         /// Why.
-        source: ForeignError,
+        reason: ForeignError,
     },
     /// A checkpoint that cannot be written for another program.
-    #[error("{} cannot be exported to {client}: {source}", path.display())]
+    #[error("{} cannot be exported to {client}: {reason}", path.display())]
     Export {
         /// The checkpoint.
         path: PathBuf,
         /// Whom it was for.
         client: Client,
         /// Why.
-        source: ForeignError,
+        reason: ForeignError,
     },
     /// Moments that do not fit the model's parameters.
     #[error("the optimiser's state has {found} for {name}, the model needs shape {expected:?}")]

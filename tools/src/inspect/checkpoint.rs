@@ -1,36 +1,40 @@
-//! Checkpoints and run folders: the trainer knows what they hold.
+//! Checkpoints, of runs and of other programs: the trainer knows what they hold.
 
 use std::fmt::{self, Display};
 use std::path::Path;
 
 use anyhow::Result;
+use mae_trainer::checkpoint::foreign::{ForeignInspection, ImportOptions, is_recognised};
 use mae_trainer::checkpoint::{self, Inspection};
 use serde::Serialize;
 
-/// [`Inspection`] with the kind of report that it is.
+/// What a checkpoint holds, with the kind of report that it is.
 #[derive(Debug, Serialize)]
-pub(super) struct CheckpointReport {
-    kind: &'static str,
-    #[serde(flatten)]
-    inspection: Inspection,
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub(super) enum CheckpointReport {
+    Checkpoint(Box<Inspection>),
+    ForeignCheckpoint(Box<ForeignInspection>),
 }
 
-/// Whether `path` looks like a checkpoint's folder, or a run's with checkpoints in it.
+/// Whether `path` looks like a checkpoint, of a run or of another program.
 pub(super) fn is_one(path: &Path) -> bool {
-    path.join("state.json").is_file()
-        || path.join("model.safetensors").is_file()
-        || checkpoint::folder(path).is_dir()
+    checkpoint::is_run(path).unwrap_or(false) || is_recognised(path)
 }
 
-pub(super) fn inspect(path: &Path) -> Result<CheckpointReport> {
-    Ok(CheckpointReport {
-        kind: "checkpoint",
-        inspection: checkpoint::inspect(path)?,
-    })
+pub(super) fn inspect(path: &Path, options: &ImportOptions) -> Result<CheckpointReport> {
+    if checkpoint::is_run(path)? {
+        let inspection = checkpoint::inspect(path)?;
+        return Ok(CheckpointReport::Checkpoint(Box::new(inspection)));
+    }
+    let inspection = checkpoint::inspect_foreign(path, options)?;
+    Ok(CheckpointReport::ForeignCheckpoint(Box::new(inspection)))
 }
 
 impl Display for CheckpointReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.inspection)
+        match self {
+            Self::Checkpoint(inspection) => inspection.fmt(f),
+            Self::ForeignCheckpoint(inspection) => inspection.fmt(f),
+        }
     }
 }

@@ -14,11 +14,12 @@ use mae_loader::LabelSource;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::cli::CacheArgs;
+use crate::cli::{CacheArgs, ImportArgs};
 
 /// Show what a dataset, a shard, an index or a checkpoint holds, and what is wrong with it
 ///
-/// PATH is a shard spec (file, folder, glob, brace range, index.json), or the folder of a checkpoint or of a run.
+/// PATH is a shard spec (file, folder, glob, brace range, index.json), the folder of a checkpoint or of a run,
+/// or another program's checkpoint (.pth, .safetensors, a folder).
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// What to look into
@@ -42,13 +43,17 @@ pub(crate) struct InspectArgs {
     images: u64,
 
     #[command(flatten)]
+    import: ImportArgs,
+
+    #[command(flatten)]
     cache: CacheArgs,
 }
 
 pub(crate) fn run(args: &InspectArgs) -> Result<Outcome> {
     match args.paths.as_slice() {
         [path] if checkpoint::is_one(Path::new(path)) => {
-            show(&checkpoint::inspect(Path::new(path))?, args.json)
+            let report = checkpoint::inspect(Path::new(path), &args.import.options())?;
+            show(&report, args.json)
         }
         specs => show(&dataset::inspect(specs, args)?, args.json),
     }

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use mae_model::{Encoder, Mae, VitClassifier};
 
-use super::foreign::{self, Client, ForeignError, ImportOptions, Origin, Weights};
+use super::foreign::{
+    self, Client, ForeignError, ForeignInspection, ImportOptions, Origin, Weights,
+};
 use super::{
     CheckpointInfo, MODEL, RunKind, STATE, folder, list, open_by, read_kind, read_state,
     read_tensors, step_of,
@@ -137,24 +139,35 @@ pub fn export(
     target: &Path,
 ) -> Result<String> {
     let (weights, source) = weights(path, options)?;
-    foreign::export(weights, source.mask_ratio(), client, target).map_err(|source| Error::Export {
+    foreign::export(weights, source.mask_ratio(), client, target).map_err(|reason| Error::Export {
         path: path.into(),
         client,
-        source,
+        reason,
     })
 }
 
-/// Whether `path` is a checkpoint's folder, or holds some.
-fn is_run(path: &Path) -> Result<bool> {
+/// Whether `path` is a checkpoint's folder of a run of ours, or holds some.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn is_run(path: &Path) -> Result<bool> {
     let one = path.join(STATE).is_file() || step_of(path).is_some() && path.is_dir();
     Ok(one || folder(path).is_dir() || path.is_dir() && !list(path)?.is_empty())
 }
 
-fn about(path: &Path, source: ForeignError) -> Error {
+fn about(path: &Path, reason: ForeignError) -> Error {
     Error::Foreign {
         path: path.into(),
-        source,
+        reason,
     }
+}
+
+/// What another program's checkpoint holds.
+///
+/// # Errors
+/// As [`weights`].
+pub fn inspect_foreign(path: &Path, options: &ImportOptions) -> Result<ForeignInspection> {
+    foreign::inspect(path, options).map_err(|error| about(path, error))
 }
 
 /// The encoder of the checkpoint at `path`; see [`weights`].

@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 
 use mae_model::StateDict;
 
-pub use load::{Source, export, load_classifier, load_encoder, load_mae, weights};
+pub use load::{
+    Source, export, inspect_foreign, is_run, load_classifier, load_encoder, load_mae, weights,
+};
 pub use state::{Best, RunConfig, RunKind, RunState, VERSION};
 
 use self::files::FileDigest;

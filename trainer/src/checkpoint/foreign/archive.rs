@@ -65,10 +65,9 @@ impl Archive {
     /// way to the weights inside of a torch file, where it holds several.
     pub(super) fn open(path: &Path, key: Option<&str>) -> Result<Self> {
         let mut file = File::open(path)?;
-        let mut begin = [0; 9];
-        let read = file.read(&mut begin)?;
-        // A safetensors file begins with the length of a JSON object.
-        if read == begin.len() && begin[8] == b'{' && begin[5..8] == [0; 3] {
+        let mut begin = vec![];
+        (&mut file).take(9).read_to_end(&mut begin)?;
+        if is_safetensors(&begin) {
             return Self::safetensors(path, &mut file);
         }
         let (torch, tensors, about) = TorchFile::open(path, key)?;
@@ -78,6 +77,11 @@ impl Archive {
             about,
             torch: Some(torch),
         })
+    }
+
+    /// Whether a file that begins so is one that [`Archive::open`] may read.
+    pub(super) fn recognises(begin: &[u8]) -> bool {
+        is_safetensors(begin) || TorchFile::recognises(begin)
     }
 
     fn safetensors(path: &Path, file: &mut File) -> Result<Self> {
@@ -163,4 +167,9 @@ impl Archive {
         }
         Ok(state)
     }
+}
+
+/// A safetensors file begins with the length of a JSON object, and that object.
+fn is_safetensors(begin: &[u8]) -> bool {
+    begin.len() >= 9 && begin[8] == b'{' && begin[5..8] == [0; 3]
 }

@@ -3,12 +3,14 @@
 use mae_model::config::{IMAGENET_MEAN, IMAGENET_STD};
 use mae_model::{StateDict, VitConfig};
 
+use serde::Serialize;
+
 use super::error::{ForeignError, Result, damaged, unsupported};
 use super::facts::Facts;
 use super::{Format, ImportOptions};
 
 /// What the weights of an encoder are for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Dimensions {
     /// Channels of an image.
     pub channels: usize,
@@ -37,7 +39,7 @@ pub struct Dimensions {
 }
 
 /// What the weights of a decoder are for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecoderDimensions {
     /// Width of a token.
     pub dim: usize,

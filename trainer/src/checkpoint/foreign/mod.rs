@@ -13,6 +13,7 @@ mod error;
 mod export;
 mod facts;
 mod fold;
+mod inspect;
 mod names;
 mod pickle;
 mod positions;
@@ -28,6 +29,8 @@ pub use dimensions::{DecoderDimensions, Dimensions};
 pub use error::ForeignError;
 pub use export::Client;
 pub(super) use export::export;
+pub(super) use inspect::inspect;
+pub use inspect::{ForeignInspection, is_recognised};
 pub use weights::Weights;
 
 use self::archive::Archive;

@@ -16,6 +16,8 @@ use super::pickle::{self, Id, Pickle, Value};
 
 /// No checkpoint's pickle comes near: it holds names, shapes and settings.
 const MOST_PICKLE: u64 = 64 << 20;
+/// How a zip archive begins.
+const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 /// How the older form begins: a pickle of this number.
 const OLD_MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 /// How deep in dictionaries weights are looked for.
@@ -72,6 +74,11 @@ impl<E: Into<ForeignError>> From<E> for TensorError {
 }
 
 impl TorchFile {
+    /// Whether a file that begins so may be one of torch's.
+    pub(super) fn recognises(begin: &[u8]) -> bool {
+        begin.starts_with(ZIP_MAGIC) || begin.starts_with(OLD_MAGIC)
+    }
+
     /// Finds the weights in a file: at `key` (`a`, or `a.b` for one inside of the other), or where they are.
     pub(super) fn open(
         path: &Path,
@@ -83,7 +90,7 @@ impl TorchFile {
             .take(OLD_MAGIC.len() as u64)
             .read_to_end(&mut begin)?;
         file.seek(SeekFrom::Start(0))?;
-        let (storages, pickle) = if begin.starts_with(b"PK\x03\x04") {
+        let (storages, pickle) = if begin.starts_with(ZIP_MAGIC) {
             open_zip(file)?
         } else if begin == OLD_MAGIC {
             open_stream(file)?
