@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use candle_core::Device;
 use mae_trainer::metrics::log::{self, LogLine};
 use mae_trainer::observer::{Summary, Unobserved};
 use mae_trainer::{Error, Outcome, PretrainConfig, RawPretrain, checkpoint, output, pretrain};
@@ -98,7 +99,7 @@ fn a_run_learns_and_leaves_what_it_promises() {
             .unwrap();
     assert_eq!(again, PretrainConfig::resolve(raw).unwrap());
 
-    let (mae, info) = checkpoint::load_mae(&run).unwrap();
+    let (mae, info) = checkpoint::load_mae(&run, &Device::Cpu).unwrap();
     assert_eq!(info.state.step, 60);
     assert_eq!(mae.config, again.mae());
     let inspection = checkpoint::inspect(&summary.checkpoint).unwrap();

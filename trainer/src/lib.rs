@@ -9,6 +9,8 @@ mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
+#[cfg(test)]
+mod golden;
 pub mod metrics;
 pub mod observer;
 pub mod optim;

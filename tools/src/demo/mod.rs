@@ -17,6 +17,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
+use candle_core::Device;
 use clap::Args;
 use mae_trainer::checkpoint::load_mae;
 use mae_trainer::metrics::log;
@@ -93,7 +94,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
     }
 
     tracing::info!("3/3 evaluation");
-    let (mae, _) = load_mae(&config.output_dir)?;
+    let (mae, _) = load_mae(&config.output_dir, &Device::Cpu)?;
     let mask = (config.mask_ratio, config.seed);
     let results = results::measure(&sets, &mae, mask)?;
     let report = page::write(&Story {

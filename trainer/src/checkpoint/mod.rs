@@ -204,14 +204,14 @@ fn open_by<T>(path: &Path, load: impl Fn(&Path) -> Result<T>) -> Result<T> {
     Err(Error::NoCheckpoint { path: path.into() })
 }
 
-/// The model of a checkpoint: `path` is a checkpoint's folder, or a run's for its newest whole one.
-pub fn load_mae(path: &Path) -> Result<(Mae, CheckpointInfo)> {
+/// The model of a checkpoint, on `device`: `path` is a checkpoint's folder, or a run's for its newest whole one.
+pub fn load_mae(path: &Path, device: &Device) -> Result<(Mae, CheckpointInfo)> {
     let (info, weights) = open_by(path, |path| {
         let info = read_state(path)?;
         let weights = read_tensors(&info, MODEL)?;
         Ok((info, weights))
     })?;
-    let mae = Mae::new(info.state.config.mae(), &Device::Cpu, 0)?;
+    let mae = Mae::new(info.state.config.mae(), device, 0)?;
     mae.load_state_dict(&weights)?;
     Ok((mae, info))
 }
