@@ -153,8 +153,12 @@ fn stopped_and_resumed_it_ends_in_the_same_bits() {
 fn frozen_blocks_stay_as_they_were() {
     let root = tempfile::tempdir().unwrap();
     setting(root.path());
-    let (mae, _) =
-        checkpoint::load_mae(&root.path().join("mae"), &ImportOptions::default()).unwrap();
+    let (mae, _) = checkpoint::load_mae(
+        &root.path().join("mae"),
+        &ImportOptions::default(),
+        &candle_core::Device::Cpu,
+    )
+    .unwrap();
     let before = mae.state_dict().unwrap();
     for frozen in [1, 2] {
         let name = format!("frozen-{frozen}");

@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         outputs.insert(name, (shape.to_vec(), bytes));
     };
 
-    let (encoder, _) = load_encoder(&case.checkpoint, &case.options)?;
+    let (encoder, _) = load_encoder(&case.checkpoint, &case.options, &Device::Cpu)?;
     let mut workspace = encoder.workspace(batch)?;
     let tokens = encoder.encode(pixels.data(), &mut workspace)?;
     let shape = tokens.dims().to_vec();
@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         put(name, &[batch, encoder.config.dim], &features);
     }
     if case.logits {
-        let (vit, _) = load_classifier(&case.checkpoint, &case.options)?;
+        let (vit, _) = load_classifier(&case.checkpoint, &case.options, &Device::Cpu)?;
         let input = VitInput::images(&vit, pixels.data())?;
         let mut workspace = vit.workspace(batch, Activations::Recompute, false)?;
         put(
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     if let Some(keep) = case.keep {
-        let (mae, _) = load_mae(&case.checkpoint, &case.options)?;
+        let (mae, _) = load_mae(&case.checkpoint, &case.options, &Device::Cpu)?;
         let ids = inputs.tensor("ids_restore")?;
         let restore: Vec<u32> = ids
             .data()

@@ -10,6 +10,8 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod finetune;
+#[cfg(test)]
+mod golden;
 pub mod metrics;
 pub mod observer;
 pub mod optim;

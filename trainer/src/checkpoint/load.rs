@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use mae_model::{Encoder, Mae, VitClassifier};
 
 use super::foreign::{
@@ -170,28 +171,36 @@ pub fn inspect_foreign(path: &Path, options: &ImportOptions) -> Result<ForeignIn
     foreign::inspect(path, options).map_err(|error| about(path, error))
 }
 
-/// The encoder of the checkpoint at `path`; see [`weights`].
+/// The encoder of the checkpoint at `path`, on `device`; see [`weights`].
 ///
 /// # Errors
 /// As there, and if its number of heads is not known.
-pub fn load_encoder(path: &Path, options: &ImportOptions) -> Result<(Encoder, Source)> {
-    load(path, options, Weights::into_encoder)
+pub fn load_encoder(
+    path: &Path,
+    options: &ImportOptions,
+    device: &Device,
+) -> Result<(Encoder, Source)> {
+    load(path, options, |weights| weights.into_encoder(device))
 }
 
-/// Encoder and decoder of the checkpoint at `path`; see [`weights`].
+/// Encoder and decoder of the checkpoint at `path`, on `device`; see [`weights`].
 ///
 /// # Errors
 /// As there, and if it has no decoder, or not all of its configuration is known.
-pub fn load_mae(path: &Path, options: &ImportOptions) -> Result<(Mae, Source)> {
-    load(path, options, Weights::into_mae)
+pub fn load_mae(path: &Path, options: &ImportOptions, device: &Device) -> Result<(Mae, Source)> {
+    load(path, options, |weights| weights.into_mae(device))
 }
 
-/// Encoder and head over classes of the checkpoint at `path`; see [`weights`].
+/// Encoder and head over classes of the checkpoint at `path`, on `device`; see [`weights`].
 ///
 /// # Errors
 /// As there, and if it has no head, or its number of heads is not known.
-pub fn load_classifier(path: &Path, options: &ImportOptions) -> Result<(VitClassifier, Source)> {
-    load(path, options, Weights::into_classifier)
+pub fn load_classifier(
+    path: &Path,
+    options: &ImportOptions,
+    device: &Device,
+) -> Result<(VitClassifier, Source)> {
+    load(path, options, |weights| weights.into_classifier(device))
 }
 
 fn load<T>(

@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 /// If `path` holds none, or not all is known.
 pub fn pretrained(path: &Path, options: &ImportOptions) -> Result<VitConfig> {
     let (weights, _) = weights(path, options)?;
-    weights.vit().map_err(|source| Error::Foreign {
+    weights.vit().map_err(|reason| Error::Foreign {
         path: path.into(),
-        source,
+        reason,
     })
 }
 
@@ -33,10 +33,12 @@ pub(super) fn load(vit: &VitClassifier, path: &Path, key: Option<String>) -> Res
     };
     let (mut weights, _) = weights(path, &options)?;
     weights.encoder.heads = Some(vit.config.heads);
-    let encoder = weights.into_encoder().map_err(|source| Error::Foreign {
-        path: path.into(),
-        source,
-    })?;
+    let encoder = weights
+        .into_encoder(vit.device())
+        .map_err(|reason| Error::Foreign {
+            path: path.into(),
+            reason,
+        })?;
     let encoder = encoder.state_dict()?;
     let own: StateDict = vit
         .state_dict()?
