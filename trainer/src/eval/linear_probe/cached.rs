@@ -20,12 +20,13 @@ use crate::schedule::CosineSchedule;
 const CHUNK: usize = 1024;
 /// One in so many train samples chooses the learning rate.
 const HELD_OUT: usize = 10;
-/// So many samples at least have a say in that, where there are so many.
+/// Where a tenth is fewer samples than this, several take turns, up to `TURNS`.
 const JUDGED: usize = 1000;
+const TURNS: usize = 5;
 /// Updates of an epoch at least, in smaller batches where the train set is small.
-const STEPS: usize = 32;
+const STEPS: usize = 16;
 /// The smallest batch that is made for that.
-const LEAST_BATCH: usize = 16;
+const LEAST_BATCH: usize = 32;
 
 /// How the heads are trained.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,7 +134,7 @@ impl Cached<'_> {
             });
         }
         let mut right = vec![0.0; rates.len()];
-        for _ in 0..JUDGED.div_ceil(tenth).min(HELD_OUT) {
+        for _ in 0..JUDGED.div_ceil(tenth).min(TURNS) {
             let (held, fitted) = order.split_at(tenth);
             let (heads, _) = self.fit(fitted, classes, &rates, options)?;
             let judged = self.judge(&heads, held)?;
