@@ -114,7 +114,10 @@ pub enum Error {
         newest: String,
     },
     /// A path that holds neither a checkpoint nor a run.
-    #[error("{} holds no checkpoint; give a folder step-N of a run's checkpoints, or the run's folder", path.display())]
+    #[error(
+        "{} holds no checkpoint; give a folder step-N of a run's checkpoints, the run's folder, or another program's file or \
+         folder of weights (.pth, .safetensors, config.json with model.safetensors)", path.display()
+    )]
     NoCheckpoint {
         /// The path.
         path: PathBuf,

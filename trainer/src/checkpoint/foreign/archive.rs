@@ -128,11 +128,12 @@ impl Archive {
                 let dtype = stored.dtype;
                 return Err(unsupported(format!("{name} holds {dtype}, not weights")));
             }
-            bytes = bytes.saturating_add((stored.numbers() * stored.dtype.bytes()) as u64);
+            let size = stored.numbers().saturating_mul(stored.dtype.bytes());
+            bytes = bytes.saturating_add(size as u64);
             wanted.push((*name, *to, stored.clone()));
         }
         // Tensors may share numbers, but not so often that a small file fills the memory.
-        let most = 4 * self.path.metadata()?.len() + (1 << 20);
+        let most = self.path.metadata()?.len().saturating_mul(4) + (1 << 20);
         if bytes > most {
             return Err(damaged("its tensors repeat each other's numbers too often"));
         }

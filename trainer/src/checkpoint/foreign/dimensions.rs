@@ -78,6 +78,11 @@ impl Dimensions {
                 "its patches of {patch_size}x{width} pixels are not square"
             )));
         }
+        if let Some(other) = facts.dim.filter(|other| *other != dim) {
+            return Err(unsupported(format!(
+                "config.json beside it is of another model, {other} wide where the weights are {dim}; move one of them away"
+            )));
+        }
         if shape("cls_token").is_none() {
             return Err(unsupported(
                 "it has no class token (cls_token), which this model's encoder needs",

@@ -14,6 +14,8 @@ use super::error::{Result, damaged, unsupported};
 /// What is known from elsewhere than the weights.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Facts {
+    /// Width of the encoder, to tell that these are facts of this model.
+    pub(super) dim: Option<usize>,
     pub(super) heads: Option<usize>,
     pub(super) decoder_heads: Option<usize>,
     /// Height and width that the position embedding is for.
@@ -109,6 +111,7 @@ impl Facts {
         // Older folders have one flat object.
         let trained = if trained.is_object() { trained } else { config };
         self.architecture = config["architecture"].as_str().map(str::to_owned);
+        self.dim = size(&args["embed_dim"]).or_else(|| size(&config["num_features"]));
         self.heads = size(&args["num_heads"]);
         let input = &trained["input_size"];
         self.image_size =
@@ -132,6 +135,7 @@ impl Facts {
             }
         }
         self.model_type = config["model_type"].as_str().map(str::to_owned);
+        self.dim = size(&config["hidden_size"]);
         self.heads = size(&config["num_attention_heads"]);
         self.decoder_heads = size(&config["decoder_num_attention_heads"]);
         self.image_size = sides(&config["image_size"]);

@@ -2,7 +2,7 @@
 //! supervised training, as far as their blocks are this model's.
 //!
 //! A file becomes [`Weights`] in steps: its container is opened without executing anything in it ([`archive`], [`torch`],
-//! [`pickle`]); its names are told apart and given ours ([`names`]); what it keeps apart is joined ([`fold`]); its model's
+//! [`pickle`], [`object`]); its names are told apart and given ours ([`names`]); what it keeps apart is joined ([`fold`]); its model's
 //! dimensions follow from the shapes and from what is said beside them ([`dimensions`], [`facts`]); and position embeddings
 //! are brought to another image size where that is asked for ([`positions`]). docs/checkpoints.md is for users.
 
@@ -15,6 +15,7 @@ mod facts;
 mod fold;
 mod inspect;
 mod names;
+mod object;
 mod pickle;
 mod positions;
 mod torch;
@@ -129,9 +130,16 @@ pub struct Origin {
     pub mask_ratio: f64,
 }
 
+/// Beside weights that are in several files.
+const SHARDED: &[&str] = &[
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+];
+
 /// Whether `path` may be another program's checkpoint: a file, or a folder with a file of weights in it.
 pub(super) fn is_one(path: &Path) -> bool {
-    path.is_file() || FILES.iter().any(|name| path.join(name).is_file())
+    let mut names = FILES.iter().chain(SHARDED);
+    path.is_file() || names.any(|name| path.join(name).is_file())
 }
 
 /// Reads the checkpoint at `path`.
@@ -168,7 +176,8 @@ pub(super) fn open(path: &Path, options: &ImportOptions) -> Result<(Weights, Ori
         .map(|(a, b)| (a.as_str(), b.as_str()))
         .collect();
     let state = archive.read(&pairs)?;
-    let weights = Weights::assemble(state, (&naming, &format), &facts, options, unknown)?;
+    let names = (unknown, &mut left_out);
+    let weights = Weights::assemble(state, (&naming, &format), &facts, options, names)?;
     let origin = Origin {
         path: file,
         format,
@@ -186,9 +195,11 @@ fn locate(path: &Path) -> Result<PathBuf> {
         return Ok(path.into());
     }
     let mut files = FILES.iter().map(|name| path.join(name));
-    files
-        .find(|file| file.is_file())
-        .ok_or_else(|| unsupported(format!("it holds none of {}", FILES.join(", "))))
+    files.find(|file| file.is_file()).ok_or_else(|| {
+        unsupported(
+            "its weights are in several files; write them into one, with save_pretrained(…, max_shard_size=\"100GB\")",
+        )
+    })
 }
 
 fn format(naming: &Naming, archive: &Archive, facts: &Facts) -> Format {

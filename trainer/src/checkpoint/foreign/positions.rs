@@ -83,6 +83,31 @@ fn cubic(x: f32) -> f32 {
 mod tests {
     use super::*;
 
+    /// Of a grid of 3 x 5, by timm (tests/reference/foreign.py).
+    #[test]
+    fn timms_numbers_come_out() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/reference/golden/foreign/positions.safetensors"
+        );
+        let golden = crate::checkpoint::tensors::parse(&std::fs::read(path).unwrap()).unwrap();
+        let mut compared = 0;
+        for (name, expected) in &golden {
+            let (rows, columns) = name.split_once('x').unwrap();
+            let to = (rows.parse().unwrap(), columns.parse().unwrap());
+            let found = resample(&golden["3x5"], (3, 5), to);
+            assert_eq!(found.shape, expected.shape);
+            for (a, b) in found.data.iter().zip(&expected.data) {
+                assert!(
+                    (a - b).abs() < 2e-6 * (1.0 + b.abs()),
+                    "{name}: {a} against {b}"
+                );
+            }
+            compared += 1;
+        }
+        assert_eq!(compared, 7);
+    }
+
     #[test]
     fn a_constant_stays_constant() {
         let positions = StateTensor {

@@ -36,8 +36,13 @@ impl Weights {
         (naming, format): (&Naming, &Format),
         facts: &Facts,
         options: &ImportOptions,
-        unknown: Vec<String>,
+        (unknown, left_out): (Vec<String>, &mut Vec<String>),
     ) -> Result<Self> {
+        if let Some(token) = unknown.iter().find(|name| is_other_token(name)) {
+            return Err(unsupported(format!(
+                "it has tokens beside the class token ({token}), which this model's encoder does not"
+            )));
+        }
         fold::fold(&mut state)?;
         let encoder = Dimensions::of(&state, format, facts, options)?;
         let decoder = DecoderDimensions::of(&state, facts, options);
@@ -45,9 +50,12 @@ impl Weights {
             false if state.contains_key("fc_norm.weight") => FinalNorm::Pooled,
             _ => FinalNorm::Tokens,
         };
-        let classes = state
-            .get("head.weight")
-            .and_then(|head| head.shape.first().copied());
+        let classes = classes(&state, encoder.dim, final_norm, facts);
+        if classes.is_none() {
+            let heads = state.keys().filter(|name| is_head(name));
+            left_out.extend(heads.flat_map(|name| naming.theirs(name)));
+            state.retain(|name, _| !is_head(name));
+        }
         complete_class_position(&mut state, &encoder);
         let mut weights = Self {
             encoder,
@@ -305,6 +313,33 @@ impl Weights {
             misshapen,
         }))
     }
+}
+
+/// Classes of a head that can be used: a linear layer on what the last norm's place says, the class token or the mean.
+fn classes(state: &StateDict, dim: usize, norm: FinalNorm, facts: &Facts) -> Option<usize> {
+    let pooling = match norm {
+        FinalNorm::Tokens => "token",
+        FinalNorm::Pooled => "avg",
+    };
+    let stated = facts.global_pool.as_deref();
+    let &[classes, width] = state.get("head.weight")?.shape.as_slice() else {
+        return None;
+    };
+    let fits = width == dim && state.get("head.bias")?.shape == [classes];
+    (fits && stated.is_none_or(|stated| stated == pooling)).then_some(classes)
+}
+
+/// Registers and distillation tokens.
+fn is_other_token(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    [
+        "dist_token",
+        "distillation_token",
+        "reg_token",
+        "register_tokens",
+        "storage_tokens",
+    ]
+    .contains(&last)
 }
 
 const POS_EMBED: &str = "pos_embed";
