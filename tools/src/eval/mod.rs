@@ -3,12 +3,11 @@
 //! Each evaluation gives a [`Report`], printed as a table or as JSON; the arithmetic is `mae_trainer::eval`'s.
 
 mod args;
+mod reconstruct;
 mod report;
 
-use std::io::{self, Write};
 use std::sync::Arc;
 
-use anyhow::Context;
 use mae_loader::{Dataset, DatasetOptions, LabelSource};
 use mae_model::{Encoder, Mae};
 use mae_trainer::checkpoint::{Source, load_encoder, load_mae};
@@ -16,12 +15,10 @@ use mae_trainer::eval::features::{Extractor, features};
 use mae_trainer::eval::knn::{KnnOptions, knn};
 use mae_trainer::eval::linear_probe::{ProbeOptions, linear_probe};
 use mae_trainer::eval::loss::masked_loss;
-use mae_trainer::eval::reconstruct::reconstruct;
 use mae_trainer::eval::{Features, StreamOptions};
-use mae_trainer::picture;
 
 pub(crate) use args::EvalArgs;
-use args::{Common, FeatureArgs, KnnArgs, LossArgs, ProbeArgs, ReconstructArgs, What};
+use args::{Common, FeatureArgs, KnnArgs, LossArgs, ProbeArgs, What};
 pub(crate) use report::percent;
 use report::{Figures, Report, Row};
 
@@ -41,7 +38,7 @@ const RANDOM: &str = "random weights";
 pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
     match args.what {
         What::Loss(args) => loss(&args),
-        What::Reconstruct(args) => reconstructions(&args),
+        What::Reconstruct(args) => reconstruct::run(&args),
         What::Knn(args) => neighbours(&args),
         What::LinearProbe(args) => probe(&args),
     }
@@ -108,40 +105,6 @@ fn loss(args: &LossArgs) -> anyhow::Result<Outcome> {
     ];
     report.rows = rows(losses.into_iter().map(Figures::Loss));
     report.print(args.common.json)
-}
-
-fn reconstructions(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
-    let subject = Subject::<Mae>::load(&args.common)?;
-    let data = open(&args.common, &args.common.data, LabelSource::None, None)?;
-    let ratio = args.mask_ratio.unwrap_or(subject.source.mask_ratio());
-    // Spread over the dataset, which may be sorted by class.
-    let stride = (data.len() as usize / args.count).max(1);
-    let pictures = (args.count, stride);
-    let done = reconstruct(
-        &data,
-        &subject.trained,
-        (ratio, args.seed),
-        pictures,
-        &args.common.stream(),
-    )?;
-    picture::grid(&done)
-        .save(&args.output)
-        .with_context(|| format!("cannot write {}", args.output.display()))?;
-    if args.common.json {
-        let output = args.output.display().to_string();
-        let step = subject.source.step();
-        let json = serde_json::json!({ "evaluation": "reconstruct", "step": step, "images": done.len(), "output": output });
-        writeln!(io::stdout(), "{json}")?;
-    } else {
-        let text = format!(
-            "{}: {} images of {}, each masked | reconstructed | original\n",
-            args.output.display(),
-            done.len(),
-            subject.source.path().display()
-        );
-        io::stdout().write_all(text.as_bytes())?;
-    }
-    Ok(Outcome::Done)
 }
 
 fn neighbours(args: &KnnArgs) -> anyhow::Result<Outcome> {
