@@ -8,6 +8,7 @@ use mae_loader::LabelSource;
 use mae_trainer::eval::features::FeaturePooling;
 
 use super::reconstruct::ReconstructArgs;
+use super::summary::SummaryArgs;
 use crate::cli::{CacheArgs, ImportArgs};
 
 /// Evaluate a checkpoint beside the same network with random weights
@@ -17,7 +18,8 @@ use crate::cli::{CacheArgs, ImportArgs};
     mae eval knn runs/a --data 'data/train-*.tar' --val-data 'data/test-*.tar'\n  \
     mae eval linear-probe runs/a/checkpoints/step-00010000 --data data --label-field json:wnid --json\n  \
     mae eval reconstruct runs/a --data 'data/test-*.tar' --output pictures.png\n  \
-    mae eval reconstruct runs/a --data data --images cat/0007 dog/0012 --mask-ratio 0.5,0.75,0.9,0.95 --separate pictures")]
+    mae eval reconstruct runs/a --data data --images cat/0007 dog/0012 --mask-ratio 0.5,0.75,0.9,0.95 --separate pictures\n  \
+    mae eval report runs/a runs/b --data 'data/train-*.tar' --val-data 'data/test-*.tar' --output-dir report")]
 pub(crate) struct EvalArgs {
     #[command(subcommand)]
     pub(super) what: What,
@@ -33,6 +35,8 @@ pub(super) enum What {
     Knn(KnnArgs),
     /// Fit a linear classifier to frozen features, without augmentation
     LinearProbe(ProbeArgs),
+    /// Several checkpoints by several protocols, as a page and as JSON
+    Report(Box<SummaryArgs>),
 }
 
 /// What every evaluation takes.

@@ -5,6 +5,7 @@
 mod args;
 mod reconstruct;
 mod report;
+mod summary;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use args::{Common, FeatureArgs, KnnArgs, LossArgs, ProbeArgs, What};
 pub(crate) use report::percent;
 use report::{Figures, Report, Row};
 
+use crate::cli::CacheArgs;
 use crate::{Outcome, Usage};
 
 /// Without a test set, every this many-th sample of the data is held out.
@@ -41,6 +43,7 @@ pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
         What::Reconstruct(args) => reconstruct::run(&args),
         What::Knn(args) => neighbours(&args),
         What::LinearProbe(args) => probe(&args),
+        What::Report(args) => summary::run(&args),
     }
 }
 
@@ -93,7 +96,12 @@ impl<T> Subject<T> {
 
 fn loss(args: &LossArgs) -> anyhow::Result<Outcome> {
     let subject = Subject::<Mae>::load(&args.common)?;
-    let data = open(&args.common, &args.common.data, LabelSource::None, None)?;
+    let data = open(
+        &args.common.cache,
+        &args.common.data,
+        LabelSource::None,
+        None,
+    )?;
     let ratio = args.mask_ratio.unwrap_or(subject.source.mask_ratio());
     let models = [&subject.trained, &subject.random];
     let losses = masked_loss(&data, &models, ratio, args.seed, &args.common.stream())?;
@@ -149,12 +157,17 @@ fn judge(
         .into());
     }
     let subject = Subject::<Encoder>::load(common)?;
-    let train = open(common, &common.data, args.label_field.clone(), None)?;
+    let train = open(&common.cache, &common.data, args.label_field.clone(), None)?;
     let test = match args.val_data.as_slice() {
         [] => None,
         specs => {
             let classes = train.classes().map(<[String]>::to_vec);
-            Some(open(common, specs, args.label_field.clone(), classes)?)
+            Some(open(
+                &common.cache,
+                specs,
+                args.label_field.clone(),
+                classes,
+            )?)
         }
     };
     let extractors = [&subject.trained, &subject.random]
@@ -194,7 +207,7 @@ fn rows(figures: impl Iterator<Item = Figures>) -> Vec<Row> {
 }
 
 fn open(
-    common: &Common,
+    cache: &CacheArgs,
     specs: &[String],
     labels: LabelSource,
     classes: Option<Vec<String>>,
@@ -202,19 +215,24 @@ fn open(
     let options = DatasetOptions {
         labels,
         classes,
-        cache_dir: common.cache.cache_dir.clone(),
-        cache_bytes: common.cache.cache_bytes,
+        cache_dir: cache.cache_dir.clone(),
+        cache_bytes: cache.cache_bytes,
         ..DatasetOptions::default()
     };
     Ok(Arc::new(Dataset::open(specs, &options)?))
 }
 
+/// As many threads as asked for, or one for each core.
+fn threads(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
 impl Common {
     fn threads(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        }
+        threads(self.threads)
     }
 
     fn stream(&self) -> StreamOptions {

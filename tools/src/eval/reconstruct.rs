@@ -76,7 +76,12 @@ impl ImageArgs {
 /// Runs `mae eval reconstruct`.
 pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
     let subject = Subject::<Mae>::load(&args.common)?;
-    let data = open(&args.common, &args.common.data, LabelSource::None, None)?;
+    let data = open(
+        &args.common.cache,
+        &args.common.data,
+        LabelSource::None,
+        None,
+    )?;
     let images = args.images.choice().of(&data)?;
     let ratios = match args.mask_ratio.as_slice() {
         [] => vec![subject.source.mask_ratio()],
