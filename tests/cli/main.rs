@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod evaluate;
 mod inspect;
 mod prepare;
 mod pretrain;

@@ -12,8 +12,9 @@ use mae_trainer::eval::classes::labels;
 use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
 use mae_trainer::eval::linear_probe::{ProbeReport, Progress, Recipe, linear_probe};
 use mae_trainer::eval::loss::masked_loss;
-use mae_trainer::eval::reconstruct::reconstruct;
+use mae_trainer::eval::reconstruct::{Choice, Masking, Shown, reconstruct};
 use mae_trainer::eval::{EvalError, StreamOptions};
+use mae_trainer::picture::{Picture, Visible};
 
 const SIDE: usize = 16;
 const SAMPLES: usize = 23;
@@ -171,20 +172,112 @@ fn the_loss_does_not_depend_on_the_batches() {
     );
 }
 
+/// The images that `choice` picks, reconstructed at `ratio`.
+fn shown(data: &Arc<Dataset>, choice: Choice, ratio: f64) -> Vec<Shown> {
+    let masking = Masking {
+        ratio,
+        seed: MASK.1,
+        visible: Visible::Pasted,
+    };
+    let images = choice.of(data).unwrap();
+    reconstruct(data, &model(1), &images, &masking, &batches_of(4)).unwrap()
+}
+
 #[test]
-fn reconstructions_are_spread_over_the_data() {
+fn images_are_chosen_at_distances_at_random_or_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let data = dataset(folder.path(), LabelSource::None);
-    let mae = model(1);
-    let pictures =
-        |count, stride| reconstruct(&data, &mae, MASK, (count, stride), &batches_of(4)).unwrap();
-    let all = pictures(100, 1);
+    let all = shown(&data, Choice::Spread(100), MASK.0);
     assert_eq!(all.len(), SAMPLES);
+    assert_ne!(all[0].pictures.masked, all[0].pictures.original);
     assert_eq!(
-        pictures(3, 7),
+        shown(&data, Choice::Spread(3), MASK.0),
         [all[0].clone(), all[7].clone(), all[14].clone()]
     );
-    assert_ne!(all[0].masked, all[0].original);
+    // Masks hang on the place, not on what else is chosen.
+    let keys = Choice::Keys(vec!["000019".into(), "part-000000.tar: 000003".into()]);
+    let named = shown(&data, keys, MASK.0);
+    assert_eq!(named, [all[19].clone(), all[3].clone()]);
+    let random = |seed| shown(&data, Choice::Random { count: 5, seed }, MASK.0);
+    assert_eq!(random(1).len(), 5);
+    assert_eq!(random(1), random(1));
+    assert_ne!(random(1), random(2));
+    for key in ["000023", "part-000001.tar: 000003"] {
+        let unknown = Choice::Keys(vec![key.into()]).of(&data).unwrap_err();
+        assert!(unknown.to_string().contains(key), "{unknown}");
+    }
+}
+
+#[test]
+fn masks_are_those_of_the_loss_and_grow_with_the_ratio() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), LabelSource::None);
+    let of_the_loss = Loader::builder(Arc::clone(&data))
+        .image_size(SIDE as u32, SIDE as u32)
+        .batch_size(SAMPLES)
+        .transform(Transform::Eval {
+            resize: SIDE as u32,
+        })
+        .masks(16, 4)
+        .seed(MASK.1)
+        .build()
+        .unwrap();
+    let batch = of_the_loss
+        .batches(Cursor::default())
+        .next()
+        .unwrap()
+        .unwrap();
+    let [less, more] = [0.5, MASK.0].map(|ratio| shown(&data, Choice::Spread(SAMPLES), ratio));
+    for (sample, (less, more)) in less.iter().zip(&more).enumerate() {
+        let visible = &batch.ids_keep()[4 * sample..][..4];
+        for patch in 0..16u32 {
+            let corner = (patch as usize / 4 * 4 * SIDE + patch as usize % 4 * 4) * 3;
+            let of_patch = |picture: &Picture| picture.rgb()[corner..corner + 12].to_vec();
+            let removed = |shown: &Shown| of_patch(&shown.pictures.masked) == [128; 12];
+            assert_eq!(!removed(more), visible.contains(&patch));
+            assert!(removed(more) || !removed(less), "sample {sample}, {patch}");
+        }
+    }
+}
+
+#[test]
+fn an_image_chosen_by_name_must_be_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = ShardTarget::prepare(folder.path(), "a-%06d.tar".parse().unwrap(), true).unwrap();
+    let mut writer = ShardWriter::new(target, Limits::default());
+    let mut good = vec![];
+    Encoder::new(&mut good, 90)
+        .encode(
+            &[90; 3 * SIDE * SIDE],
+            SIDE as u16,
+            SIDE as u16,
+            ColorType::Rgb,
+        )
+        .unwrap();
+    for (key, bytes) in [("bad", &b"no image"[..]), ("good", &good)] {
+        writer.write(key, &[("jpg", bytes)]).unwrap();
+    }
+    writer.finish(None).unwrap();
+    let spec = folder.path().display().to_string();
+    let data = Arc::new(Dataset::open(&[spec], &DatasetOptions::default()).unwrap());
+    let replaced = shown(&data, Choice::Spread(1), MASK.0);
+    assert_eq!(replaced[0].key, "good");
+    let masking = Masking {
+        ratio: MASK.0,
+        seed: 0,
+        visible: Visible::Pasted,
+    };
+    let named = Choice::Keys(vec!["bad".into()]).of(&data).unwrap();
+    let error = reconstruct(&data, &model(1), &named, &masking, &batches_of(4)).unwrap_err();
+    assert!(
+        matches!(&error, EvalError::Unreadable { sample, .. } if sample.ends_with(": bad")),
+        "{error}"
+    );
+    for ratio in [0.0, 0.99, 1.0, -1.0, f64::NAN] {
+        let masking = Masking { ratio, ..masking };
+        let error = reconstruct(&data, &model(1), &[], &masking, &batches_of(4)).unwrap_err();
+        assert!(matches!(error, EvalError::MaskRatio { .. }), "{error}");
+    }
 }
 
 #[test]

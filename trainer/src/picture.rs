@@ -1,7 +1,6 @@
 //! Pictures for people: an image masked, reconstructed and as it was, side by side in a PNG.
-//!
-//! As in the reference code's demonstration, visible patches of a reconstruction are the image's own: no loss was
-//! computed on them, so what the model says there means nothing.
+
+pub mod sheet;
 
 use std::io;
 use std::path::Path;
@@ -97,12 +96,23 @@ impl Picture {
     }
 }
 
+/// What the visible patches of a reconstruction look like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Visible {
+    /// As the image's own, as in the reference code's demonstration: no loss was computed on them, so that what the model says there
+    /// means nothing.
+    #[default]
+    Pasted,
+    /// As the model predicts them.
+    Predicted,
+}
+
 /// One image three ways.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reconstruction {
     /// With the removed patches grey.
     pub masked: Picture,
-    /// With the removed patches predicted.
+    /// With the removed patches predicted; the visible ones as [`Visible`] has it.
     pub reconstructed: Picture,
     /// As it was.
     pub original: Picture,
@@ -119,6 +129,7 @@ impl Reconstruction {
         ids_restore: &[u32],
         keep: usize,
         predicted: &[f32],
+        visible: Visible,
     ) -> Self {
         let vit = &config.vit;
         let (side, channels, width) = (vit.patch_size, vit.channels, vit.image_size.1);
@@ -126,11 +137,11 @@ impl Reconstruction {
         let target = Target::new(config);
         let mut scratch = vec![0.0; vit.patch_len()];
         let (mut masked, mut reconstructed) = (pixels.to_vec(), pixels.to_vec());
-        for (patch, _) in ids_restore
-            .iter()
-            .enumerate()
-            .filter(|(_, place)| **place as usize >= keep)
-        {
+        for (patch, place) in ids_restore.iter().enumerate() {
+            let removed = *place as usize >= keep;
+            if !removed && visible == Visible::Pasted {
+                continue;
+            }
             let (top, left) = (patch / columns * side, patch % columns * side);
             let at: Vec<usize> = (0..side * side * channels)
                 .map(|i| {
@@ -144,7 +155,9 @@ impl Reconstruction {
                 let channel = i % channels;
                 let value = (value * deviation + mean) * vit.std[channel] + vit.mean[channel];
                 reconstructed[at] = (value * 255.0).round().clamp(0.0, 255.0) as u8;
-                masked[at] = REMOVED[channel.min(2)];
+                if removed {
+                    masked[at] = REMOVED[channel.min(2)];
+                }
             }
         }
         let picture = |pixels: &[u8]| Picture::from_pixels(pixels, width, channels);
@@ -156,13 +169,18 @@ impl Reconstruction {
     }
 }
 
+/// How many times larger an image is shown than it is.
+fn zoom_of(image: &Picture) -> usize {
+    READABLE.div_ceil(image.width.max(image.height)).max(1)
+}
+
 /// Lays reconstructions out two in a row, each as masked | reconstruction | original; small images are enlarged.
 pub fn grid(reconstructions: &[Reconstruction]) -> Picture {
     let Some(first) = reconstructions.first() else {
         return Picture::new(1, 1, PAPER);
     };
     let (width, height) = (first.original.width, first.original.height);
-    let zoom = READABLE.div_ceil(width.max(height)).max(1);
+    let zoom = zoom_of(&first.original);
     let (gap, space) = (4, 16);
     let across = reconstructions.len().min(2);
     let triple = 3 * width * zoom + 2 * gap;
@@ -213,15 +231,24 @@ mod tests {
                 norm_pix_loss,
                 ..config
             };
-            let three = Reconstruction::new(&config, &pixels, &ids, 2, &perfect(&config, &pixels));
-            assert_eq!(three.reconstructed, three.original);
+            for visible in [Visible::Pasted, Visible::Predicted] {
+                let three = Reconstruction::new(
+                    &config,
+                    &pixels,
+                    &ids,
+                    2,
+                    &perfect(&config, &pixels),
+                    visible,
+                );
+                assert_eq!(three.reconstructed, three.original);
+            }
         }
     }
 
     #[test]
     fn only_removed_patches_change() {
         let (config, pixels, ids) = image(3);
-        let three = Reconstruction::new(&config, &pixels, &ids, 2, &[0.0; 4 * 48]);
+        let three = Reconstruction::new(&config, &pixels, &ids, 2, &[0.0; 4 * 48], Visible::Pasted);
         let at = |picture: &Picture, row: usize, column: usize| {
             <[u8; 3]>::try_from(&picture.rgb[3 * (row * 8 + column)..][..3]).unwrap()
         };
@@ -240,12 +267,22 @@ mod tests {
             assert_eq!(at(&three.masked, row, column), REMOVED);
             assert_eq!(at(&three.reconstructed, row, column), mean);
         }
+        let predicted = Reconstruction::new(
+            &config,
+            &pixels,
+            &ids,
+            2,
+            &[0.0; 4 * 48],
+            Visible::Predicted,
+        );
+        assert_eq!(predicted.masked, three.masked);
+        assert_eq!(predicted.reconstructed, Picture::new(8, 8, mean));
     }
 
     #[test]
     fn the_grid_is_a_readable_png() {
         let (config, pixels, ids) = image(3);
-        let three = Reconstruction::new(&config, &pixels, &ids, 2, &[0.0; 4 * 48]);
+        let three = Reconstruction::new(&config, &pixels, &ids, 2, &[0.0; 4 * 48], Visible::Pasted);
         let sheet = grid(&[three.clone(), three.clone(), three]);
         assert_eq!(
             (sheet.width, sheet.height),

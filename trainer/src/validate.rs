@@ -8,7 +8,7 @@ use mae_model::{Activations, Mae, MaeWorkspace};
 
 use crate::config::{PretrainConfig, eval_resize};
 use crate::error::Result;
-use crate::picture::Reconstruction;
+use crate::picture::{Reconstruction, Visible};
 use crate::step::device_input;
 
 /// How many images a picture shows.
@@ -123,7 +123,7 @@ pub(crate) fn reconstructions(
         .zip(batch.ids_restore().chunks_exact(mae.config.patches()))
         .zip(predicted.chunks_exact(each(predicted.len())))
         .map(|((pixels, ids), predicted)| {
-            Reconstruction::new(&mae.config, pixels, ids, keep, predicted)
+            Reconstruction::new(&mae.config, pixels, ids, keep, predicted, Visible::Pasted)
         })
         .collect())
 }

@@ -8,9 +8,9 @@ use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
 use mae_trainer::eval::knn::{KnnOptions, knn};
 use mae_trainer::eval::linear_probe::{SweepOptions, sweep};
 use mae_trainer::eval::loss::{LossReport, masked_loss};
-use mae_trainer::eval::reconstruct::reconstruct;
+use mae_trainer::eval::reconstruct::{Choice, Masking, reconstruct};
 use mae_trainer::eval::{Accuracy, StreamOptions};
-use mae_trainer::picture::{self, Picture};
+use mae_trainer::picture::{self, Picture, Reconstruction, Visible};
 use serde::Serialize;
 
 use super::dataset::Sets;
@@ -96,19 +96,19 @@ pub(super) fn measure(
 pub(super) fn pictures(
     sets: &Sets,
     mae: &Mae,
-    mask: (f64, u64),
+    (ratio, seed): (f64, u64),
     count: usize,
 ) -> anyhow::Result<Picture> {
     let test = open(sets.test_spec())?;
-    // One more than a multiple of the classes, so that classes take turns.
-    let stride = (shapes::CLASSES + 1) as usize;
-    Ok(picture::grid(&reconstruct(
-        &test,
-        mae,
-        mask,
-        (count, stride),
-        &StreamOptions::default(),
-    )?))
+    let masking = Masking {
+        ratio,
+        seed,
+        visible: Visible::Pasted,
+    };
+    let images = Choice::Random { count, seed }.of(&test)?;
+    let shown = reconstruct(&test, mae, &images, &masking, &StreamOptions::default())?;
+    let pictures: Vec<Reconstruction> = shown.into_iter().map(|image| image.pictures).collect();
+    Ok(picture::grid(&pictures))
 }
 
 fn open(spec: String) -> anyhow::Result<Arc<Dataset>> {

@@ -8,6 +8,8 @@ use mae_loader::LabelSource;
 use mae_trainer::config::DeviceKind;
 use mae_trainer::eval::features::FeaturePooling;
 
+use super::reconstruct::ReconstructArgs;
+use super::summary::SummaryArgs;
 use crate::cli::{CacheArgs, ImportArgs};
 
 /// Evaluate a checkpoint beside the same network with random weights
@@ -18,7 +20,9 @@ use crate::cli::{CacheArgs, ImportArgs};
     mae eval knn runs/a --data data --label-field json:wnid --k 10,20,100,200 --json\n  \
     mae eval linear-probe runs/a/checkpoints/step-00010000 --data 'data/train-*.tar' --val-data 'data/test-*.tar'\n  \
     mae eval linear-probe runs/a --cached --data data\n  \
-    mae eval reconstruct runs/a --data 'data/test-*.tar' --output pictures.png")]
+    mae eval reconstruct runs/a --data 'data/test-*.tar' --output pictures.png\n  \
+    mae eval reconstruct runs/a --data data --images cat/0007 dog/0012 --mask-ratio 0.5,0.75,0.9,0.95 --separate pictures\n  \
+    mae eval report runs/a runs/b --data 'data/train-*.tar' --val-data 'data/test-*.tar' --output-dir report")]
 pub(crate) struct EvalArgs {
     #[command(subcommand)]
     pub(super) what: What,
@@ -28,7 +32,7 @@ pub(crate) struct EvalArgs {
 pub(super) enum What {
     /// Loss over removed patches, on masks fixed by --seed: mean and its standard error
     Loss(LossArgs),
-    /// A PNG of images masked, reconstructed and as they were
+    /// Pictures of images masked, reconstructed and as they were
     Reconstruct(ReconstructArgs),
     /// Classify by the nearest neighbours of frozen features (weighted cosine, as DINO)
     Knn(KnnArgs),
@@ -38,6 +42,8 @@ pub(super) enum What {
     /// random crops and flips, so that every epoch encodes the train set anew. With --cached each image is encoded once, without
     /// augmentation, heads of several learning rates are trained side by side, and a tenth of the train set chooses among them.
     LinearProbe(ProbeArgs),
+    /// Several checkpoints by several protocols, as a page and as JSON
+    Report(Box<SummaryArgs>),
 }
 
 /// What every evaluation takes.
@@ -74,24 +80,6 @@ pub(super) struct Common {
 pub(super) struct LossArgs {
     #[command(flatten)]
     pub(super) common: Common,
-    /// Share of the patches removed [default: as in training]
-    #[arg(long, value_name = "RATIO")]
-    pub(super) mask_ratio: Option<f64>,
-    /// What the masks are drawn from
-    #[arg(long, default_value = "0", value_name = "N")]
-    pub(super) seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ReconstructArgs {
-    #[command(flatten)]
-    pub(super) common: Common,
-    /// The PNG to write
-    #[arg(long, default_value = "reconstructions.png", value_name = "FILE")]
-    pub(super) output: PathBuf,
-    /// How many images, spread over the data
-    #[arg(long, default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000).map(|n| n as usize), value_name = "N")]
-    pub(super) count: usize,
     /// Share of the patches removed [default: as in training]
     #[arg(long, value_name = "RATIO")]
     pub(super) mask_ratio: Option<f64>,

@@ -193,7 +193,7 @@ impl Sets {
             .into());
         }
         let open = |specs: &[String], classes: Option<Vec<String>>| {
-            open(&args.common, specs, args.label_field.clone(), classes)
+            open(&args.common.cache, specs, args.label_field.clone(), classes)
         };
         let train = open(&args.common.data, None)?;
         let names = train.classes().map(<[String]>::to_vec);
@@ -228,7 +228,7 @@ impl Sets {
 }
 
 /// Whether the sample of this number is held out, where there is no test set.
-fn held_out(index: usize) -> bool {
+pub(super) fn held_out(index: usize) -> bool {
     index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 }
 

@@ -4,27 +4,26 @@
 
 mod args;
 mod frozen;
+mod reconstruct;
 mod report;
+mod summary;
 
-use std::io::{self, Write};
 use std::sync::Arc;
 
-use anyhow::Context;
 use mae_loader::{Dataset, DatasetOptions, LabelSource};
 use mae_model::{Encoder, Mae};
 use mae_trainer::checkpoint::{Source, load_encoder, load_mae};
 use mae_trainer::device;
 use mae_trainer::eval::StreamOptions;
 use mae_trainer::eval::loss::masked_loss;
-use mae_trainer::eval::reconstruct::reconstruct;
-use mae_trainer::picture;
 
 pub(crate) use args::EvalArgs;
-use args::{Common, LossArgs, ReconstructArgs, What};
+use args::{Common, LossArgs, What};
 pub(crate) use report::percent;
 use report::{Figures, Report, Row};
 
 use crate::Outcome;
+use crate::cli::CacheArgs;
 
 /// What a row of a report is called.
 const TRAINED: &str = "checkpoint";
@@ -37,9 +36,10 @@ const RANDOM: &str = "random weights";
 pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
     match args.what {
         What::Loss(args) => loss(&args),
-        What::Reconstruct(args) => reconstructions(&args),
+        What::Reconstruct(args) => reconstruct::run(&args),
         What::Knn(args) => frozen::neighbours(&args),
         What::LinearProbe(args) => frozen::probe(&args),
+        What::Report(args) => summary::run(&args),
     }
 }
 
@@ -102,7 +102,12 @@ impl<T> Subject<T> {
 
 fn loss(args: &LossArgs) -> anyhow::Result<Outcome> {
     let subject = Subject::<Mae>::load(&args.common)?;
-    let data = open(&args.common, &args.common.data, LabelSource::None, None)?;
+    let data = open(
+        &args.common.cache,
+        &args.common.data,
+        LabelSource::None,
+        None,
+    )?;
     let ratio = args.mask_ratio.unwrap_or(subject.source.mask_ratio());
     let models = [&subject.trained, &subject.random];
     let losses = masked_loss(&data, &models, ratio, args.seed, &args.common.stream())?;
@@ -116,40 +121,6 @@ fn loss(args: &LossArgs) -> anyhow::Result<Outcome> {
     report.print(args.common.json)
 }
 
-fn reconstructions(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
-    let subject = Subject::<Mae>::load(&args.common)?;
-    let data = open(&args.common, &args.common.data, LabelSource::None, None)?;
-    let ratio = args.mask_ratio.unwrap_or(subject.source.mask_ratio());
-    // Spread over the dataset, which may be sorted by class.
-    let stride = (data.len() as usize / args.count).max(1);
-    let pictures = (args.count, stride);
-    let done = reconstruct(
-        &data,
-        &subject.trained,
-        (ratio, args.seed),
-        pictures,
-        &args.common.stream(),
-    )?;
-    picture::grid(&done)
-        .save(&args.output)
-        .with_context(|| format!("cannot write {}", args.output.display()))?;
-    if args.common.json {
-        let output = args.output.display().to_string();
-        let step = subject.source.step();
-        let json = serde_json::json!({ "evaluation": "reconstruct", "step": step, "images": done.len(), "output": output });
-        writeln!(io::stdout(), "{json}")?;
-    } else {
-        let text = format!(
-            "{}: {} images of {}, each masked | reconstructed | original\n",
-            args.output.display(),
-            done.len(),
-            subject.source.path().display()
-        );
-        io::stdout().write_all(text.as_bytes())?;
-    }
-    Ok(Outcome::Done)
-}
-
 fn rows(figures: impl Iterator<Item = Figures>) -> Vec<Row> {
     [TRAINED, RANDOM]
         .into_iter()
@@ -159,7 +130,7 @@ fn rows(figures: impl Iterator<Item = Figures>) -> Vec<Row> {
 }
 
 fn open(
-    common: &Common,
+    cache: &CacheArgs,
     specs: &[String],
     labels: LabelSource,
     classes: Option<Vec<String>>,
@@ -167,19 +138,24 @@ fn open(
     let options = DatasetOptions {
         labels,
         classes,
-        cache_dir: common.cache.cache_dir.clone(),
-        cache_bytes: common.cache.cache_bytes,
+        cache_dir: cache.cache_dir.clone(),
+        cache_bytes: cache.cache_bytes,
         ..DatasetOptions::default()
     };
     Ok(Arc::new(Dataset::open(specs, &options)?))
 }
 
+/// As many threads as asked for, or one for each core.
+fn threads(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
 impl Common {
     fn threads(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        }
+        threads(self.threads)
     }
 
     fn stream(&self) -> StreamOptions {

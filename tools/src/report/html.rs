@@ -20,6 +20,14 @@ pub(crate) struct Table {
     pub(crate) highlight: Option<usize>,
 }
 
+/// Pictures in rows and columns; the first column names its row.
+pub(crate) struct Gallery {
+    /// Over the columns.
+    pub(crate) head: Vec<String>,
+    /// The name of each row, and its PNGs, one less than `head` is long.
+    pub(crate) rows: Vec<(String, Vec<Vec<u8>>)>,
+}
+
 impl Page {
     /// An empty page with a heading and a line of plain text under it.
     pub(crate) fn new(title: &str, subtitle: &str) -> Self {
@@ -116,6 +124,36 @@ impl Page {
         );
     }
 
+    /// Pictures in rows and columns, with a caption of plain text.
+    pub(crate) fn gallery(&mut self, gallery: &Gallery, caption: &str) {
+        let head = gallery.head.iter();
+        let head: String = head
+            .map(|cell| format!("<th>{}</th>", escape(cell)))
+            .collect();
+        let _ = write!(
+            self.body,
+            "<figure><div class=\"scroll\"><table class=\"gallery\"><thead><tr>{head}</tr></thead><tbody>"
+        );
+        for (name, pictures) in &gallery.rows {
+            let _ = write!(self.body, "<tr><td>{}</td>", escape(name));
+            for (png, column) in pictures.iter().zip(gallery.head.iter().skip(1)) {
+                let _ = write!(
+                    self.body,
+                    "<td><img alt=\"{}: {}\" src=\"data:image/png;base64,{}\"></td>",
+                    escape(name),
+                    escape(column),
+                    base64::encode(png)
+                );
+            }
+            self.body.push_str("</tr>");
+        }
+        let _ = writeln!(
+            self.body,
+            "</tbody></table></div><figcaption>{}</figcaption></figure>",
+            escape(caption)
+        );
+    }
+
     /// The whole document.
     pub(crate) fn finish(self) -> String {
         format!(
@@ -171,6 +209,9 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:.45rem .7rem;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
 th{color:var(--soft);font-weight:600;font-size:.875rem}
+.gallery{width:auto}
+.gallery td,.gallery th{border:0;padding:.25rem .3rem;text-align:left;white-space:normal;max-width:14rem;overflow-wrap:anywhere}
+.gallery img{width:8rem;min-width:8rem}
 .mark td{background:var(--mark);font-weight:600}
 ";
 
@@ -196,6 +237,19 @@ mod tests {
         page.picture(&[0], "p");
         let html = page.finish();
         assert!(!html.contains("http") && !html.contains("url(") && !html.contains("<link"));
+    }
+
+    #[test]
+    fn a_gallery_names_every_picture() {
+        let mut page = Page::new("t", "s");
+        let gallery = Gallery {
+            head: vec!["".into(), "original".into(), "run <a>".into()],
+            rows: vec![("cat/7".into(), vec![vec![1, 2, 3], vec![4, 5, 6]])],
+        };
+        page.gallery(&gallery, "the same images");
+        let html = page.finish();
+        assert!(html.contains("alt=\"cat/7: original\" src=\"data:image/png;base64,AQID\""));
+        assert!(html.contains("alt=\"cat/7: run &lt;a&gt;\" src=\"data:image/png;base64,BAUG\""));
     }
 
     #[test]

@@ -126,14 +126,14 @@ impl Chart<'_> {
 }
 
 /// A linear axis whose ends are round numbers.
-struct Axis {
+pub(super) struct Axis {
     low: f64,
     high: f64,
     step: f64,
 }
 
 impl Axis {
-    fn over(values: impl Iterator<Item = f64>) -> Option<Self> {
+    pub(super) fn over(values: impl Iterator<Item = f64>) -> Option<Self> {
         let range = values.fold(None, |range: Option<(f64, f64)>, v| {
             Some(range.map_or((v, v), |(low, high)| (low.min(v), high.max(v))))
         });
@@ -155,17 +155,17 @@ impl Axis {
         Some(Self { low, high, step })
     }
 
-    fn share(&self, value: f64) -> f64 {
+    pub(super) fn share(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }
 
-    fn ticks(&self) -> impl Iterator<Item = f64> + '_ {
+    pub(super) fn ticks(&self) -> impl Iterator<Item = f64> + '_ {
         let count = ((self.high - self.low) / self.step).round() as usize;
         (0..=count).map(|i| self.low + i as f64 * self.step)
     }
 
     /// With as many decimals as the step has.
-    fn text(&self, value: f64) -> String {
+    pub(super) fn text(&self, value: f64) -> String {
         let decimals = (0..6).find(|&d| {
             let scaled = self.step * 10f64.powi(d);
             (scaled - scaled.round()).abs() < 1e-6 * scaled

@@ -106,6 +106,49 @@ pub enum EvalError {
         /// What it must be.
         must: &'static str,
     },
+    /// Nothing would be visible, or nothing removed.
+    #[error(
+        "a mask ratio of {ratio} leaves {keep} of {patches} patches visible; at least one must be, and at least one removed: choose a \
+         ratio between {:.3} and {:.3}",
+        1.0 / *patches as f64,
+        1.0 - 1.0 / *patches as f64
+    )]
+    MaskRatio {
+        /// The ratio asked for.
+        ratio: f64,
+        /// Patches of an image.
+        patches: usize,
+        /// How many of them would be visible.
+        keep: usize,
+    },
+    /// A key that no sample has.
+    #[error(
+        "no image has the key `{key}`; the data hold {samples} images, the first of them `{first}` (mae inspect shows more)"
+    )]
+    UnknownImage {
+        /// The key.
+        key: String,
+        /// Images in the data.
+        samples: u64,
+        /// The key of the first.
+        first: String,
+    },
+    /// A key that several samples have.
+    #[error("several images have the key `{key}`; name one of them: {}", choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", "))]
+    AmbiguousImage {
+        /// The key.
+        key: String,
+        /// Shard and key of some of them.
+        choices: Vec<String>,
+    },
+    /// An image that was asked for and cannot be decoded.
+    #[error("{sample} cannot be shown: {reason}; choose another image")]
+    Unreadable {
+        /// Shard and key.
+        sample: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A dataset without labels where they are needed.
     #[error(
         "the dataset has no labels; name the member or field that holds them with --label-field, for example json:wnid"

@@ -7,7 +7,7 @@ use mae_model::{Activations, Mae, MaeInput, MaeWorkspace};
 use serde::Serialize;
 
 use super::error::{EvalError, Result};
-use super::stream::{Input, Masks, StreamOptions, stream};
+use super::stream::{Input, Masks, StreamOptions, keep, stream};
 
 /// A mean over samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -49,7 +49,7 @@ pub fn masked_loss(
         });
     };
     let (size, channels, patches) = shape(first);
-    let keep = first.config.keep(mask_ratio);
+    let keep = keep(&first.config, mask_ratio)?;
     let mut workspaces: Vec<Option<MaeWorkspace>> = models.iter().map(|_| None).collect();
     let mut losses: Vec<Vec<f32>> = vec![Vec::new(); models.len()];
     stream(

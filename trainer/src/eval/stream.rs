@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use mae_loader::{Cursor, Dataset, HostBatch, Loader, LoaderBuilder, Transform};
+use mae_model::MaeConfig;
 
-use super::error::Result;
+use super::error::{EvalError, Result};
 use crate::config::eval_resize;
 
 /// How a dataset is read for an evaluation. None of it changes a result but `resize`, which only the centre crop asks.
@@ -44,6 +45,19 @@ pub(super) struct Masks {
     pub(super) patches: usize,
     pub(super) keep: usize,
     pub(super) seed: u64,
+}
+
+/// How many patches stay visible where `mask_ratio` of them are removed.
+pub(super) fn keep(config: &MaeConfig, mask_ratio: f64) -> Result<usize> {
+    let (patches, keep) = (config.patches(), config.keep(mask_ratio));
+    if !mask_ratio.is_finite() || keep == 0 || keep >= patches {
+        return Err(EvalError::MaskRatio {
+            ratio: mask_ratio,
+            patches,
+            keep: keep.min(patches),
+        });
+    }
+    Ok(keep)
 }
 
 /// Calls `each` with every batch until it returns `false` or the data ends.

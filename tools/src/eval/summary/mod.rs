@@ -1,0 +1,132 @@
+//! `mae eval report`: several checkpoints by several protocols on the same images and masks, as `results.json` and as a page.
+//!
+//! The numbers are those of the other evaluations with the same settings; what is here is who is measured by what, and how it is told.
+
+mod args;
+mod figure;
+mod measure;
+mod page;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use mae_loader::LabelSource;
+use mae_trainer::checkpoint::files::commit_file;
+use mae_trainer::checkpoint::weights;
+use serde_json::{Value, json};
+
+use self::args::Protocol;
+pub(super) use self::args::SummaryArgs;
+use self::figure::Judged;
+use self::measure::Measure;
+use crate::{Outcome, Usage, table};
+
+const RESULTS_FILE: &str = "results.json";
+const REPORT_FILE: &str = "report.html";
+
+/// Runs `mae eval report`.
+///
+/// # Errors
+/// Where a checkpoint or the data cannot be read or the folder not be written. Where single measurements fail the others are still
+/// reported, and the error says so at the end.
+pub(super) fn run(args: &SummaryArgs) -> anyhow::Result<Outcome> {
+    let labelled = args
+        .protocols
+        .iter()
+        .find(|protocol| protocol.needs_labels());
+    if let Some(protocol) = labelled.filter(|_| args.label_field == LabelSource::None) {
+        return Err(Usage(format!(
+            "{} needs labels: --label-field cannot be none",
+            protocol.name()
+        ))
+        .into());
+    }
+    // Mistakes come to light before the work, not after it.
+    let mut mask_ratio = args.mask_ratio;
+    for checkpoint in &args.checkpoints {
+        let (_, source) = weights(checkpoint, &args.import.options())?;
+        mask_ratio.get_or_insert(source.mask_ratio());
+    }
+    let measure = Measure::open(args, mask_ratio.unwrap_or_default())?;
+    let folder = &args.output_dir;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+
+    let mut judged = vec![];
+    for (number, checkpoint) in args.checkpoints.iter().enumerate() {
+        tracing::info!(
+            "{}/{} {}",
+            number + 1,
+            args.checkpoints.len(),
+            checkpoint.display()
+        );
+        judged.push(measure.trained(checkpoint)?);
+    }
+    if let Some(first) = args.checkpoints.first().filter(|_| args.random_weights) {
+        tracing::info!("random weights");
+        judged.push(measure.untrained(first)?);
+    }
+
+    let results = json(&measure, &judged);
+    let page = page::write(&measure, &judged)?;
+    write(
+        &folder.join(RESULTS_FILE),
+        &serde_json::to_string_pretty(&results)?,
+    )?;
+    write(&folder.join(REPORT_FILE), &page)?;
+    let overview = page::overview(&judged);
+    let text = format!(
+        "{}\n{}\n",
+        table::text(&overview.head, &overview.rows),
+        folder.join(REPORT_FILE).display()
+    );
+    io::stdout().write_all(text.as_bytes())?;
+    match judged.iter().map(|judged| judged.failures.len()).sum() {
+        0 => Ok(Outcome::Done),
+        failed => anyhow::bail!(
+            "{failed} of the measurements failed, the others are in {}; the reasons stand there and above",
+            folder.display()
+        ),
+    }
+}
+
+/// Everything measured, and how.
+fn json(measure: &Measure<'_>, judged: &[Judged]) -> Value {
+    let args = measure.args;
+    let samples = |protocol: Protocol| {
+        let mut figures = judged.iter().flat_map(|judged| &judged.figures);
+        figures
+            .find(|figure| figure.protocol == protocol)
+            .map(|figure| figure.count)
+    };
+    let labelled = samples(Protocol::Knn).or(samples(Protocol::LinearProbe));
+    let shown = judged.iter().map(|judged| &judged.shown);
+    let images: Vec<&str> = shown
+        .max_by_key(|shown| shown.len())
+        .map_or(&[][..], Vec::as_slice)
+        .iter()
+        .map(|shown| shown.key.as_str())
+        .collect();
+    json!({
+        "evaluation": "report",
+        "version": env!("CARGO_PKG_VERSION"),
+        "data": args.data,
+        "val_data": args.val_data,
+        "protocols": args.protocols,
+        "settings": {
+            "mask_ratio": measure.mask_ratio,
+            "seed": args.seed,
+            "pooling": args.pooling.to_string(),
+            "label_field": args.label_field.to_string(),
+            "confidence": 0.95,
+        },
+        "samples": { "loss": samples(Protocol::Loss), "labelled": labelled },
+        "images": images,
+        "checkpoints": judged.iter().map(Judged::json).collect::<Vec<_>>(),
+    })
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    commit_file(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+}

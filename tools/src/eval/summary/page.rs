@@ -1,0 +1,328 @@
+//! The report for people: one HTML page.
+
+use mae_trainer::picture::Picture;
+
+use super::args::Protocol;
+use super::figure::{Figure, Judged};
+use super::measure::Measure;
+use crate::report::bars::{Bar, Bars};
+use crate::report::html::{Gallery, Page, Table};
+
+/// The page.
+///
+/// # Errors
+/// Where a picture cannot be encoded.
+pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<String> {
+    let args = measure.args;
+    let data = match args.val_data.as_slice() {
+        [] => args.data.join(" "),
+        test => format!("{}, trained on {}", test.join(" "), args.data.join(" ")),
+    };
+    let subtitle = format!("{} judged on {data}.", counted(judged.len(), "model"));
+    let mut page = Page::new("Checkpoints compared", &subtitle);
+    page.table(&overview(judged));
+    page.paragraph(&explanation(measure, judged));
+    for judged in judged {
+        for (protocol, reason) in &judged.failures {
+            page.paragraph(&format!(
+                "No {} of {}: {reason}",
+                protocol.name(),
+                judged.name
+            ));
+        }
+    }
+    for (protocol, key) in first_of_each(judged) {
+        let figures: Vec<(&Judged, &Figure)> = judged
+            .iter()
+            .filter_map(|judged| Some((judged, judged.figure(protocol, key)?)))
+            .collect();
+        let Some((_, first)) = figures.first() else {
+            continue;
+        };
+        page.heading(&capitalised(first.name));
+        let direction = match first.higher_is_better {
+            true => "higher is better",
+            false => "lower is better",
+        };
+        let (scale, unit) = match first.is_share() {
+            true => (100.0, "%, "),
+            false => (1.0, ""),
+        };
+        let bars = Bars {
+            label: &format!("{}, {unit}{direction}", first.name),
+            bars: figures
+                .iter()
+                .map(|(judged, figure)| Bar {
+                    name: judged.name.clone(),
+                    value: scale * figure.value,
+                    interval: (scale * figure.interval.0, scale * figure.interval.1),
+                    text: figure.text(),
+                })
+                .collect(),
+        };
+        if let Some(svg) = bars.draw() {
+            page.chart(
+                &svg,
+                &format!(
+                    "{}, with 95% confidence intervals.",
+                    counted(first.count, "image")
+                ),
+            );
+        }
+    }
+    if let Some(gallery) = gallery(judged)? {
+        page.heading("Reconstructions");
+        page.gallery(&gallery, &caption(measure, judged));
+    }
+    page.heading("How to make this page");
+    page.preformatted(&command(std::env::args()));
+    Ok(page.finish())
+}
+
+/// A row for each model, a column for each figure.
+pub(super) fn overview(judged: &[Judged]) -> Table {
+    // In the order in which they first turn up: a model without a decoder has fewer.
+    let mut columns: Vec<&Figure> = vec![];
+    for figure in judged.iter().flat_map(|judged| &judged.figures) {
+        if !columns.iter().any(|column| column.name == figure.name) {
+            columns.push(figure);
+        }
+    }
+    let names = columns.iter().map(|column| column.name.to_owned());
+    let head = ["", "step", "encoder"].map(String::from).into_iter();
+    let rows = judged.iter().map(|judged| {
+        let step = judged.step.map_or("–".into(), |step| step.to_string());
+        let size = format!("{:.2} M", judged.parameters as f64 / 1e6);
+        let figures = columns.iter().map(|column| {
+            judged
+                .figure(column.protocol, column.key)
+                .map_or("–".into(), Figure::text)
+        });
+        [judged.name.clone(), step, size]
+            .into_iter()
+            .chain(figures)
+            .collect()
+    });
+    Table {
+        head: head.chain(names).collect(),
+        rows: rows.collect(),
+        highlight: None,
+    }
+}
+
+/// What the numbers in the table mean.
+fn explanation(measure: &Measure<'_>, judged: &[Judged]) -> String {
+    let args = measure.args;
+    let mut text = String::from(
+        "In brackets: 95% confidence intervals over the images judged. All models see the same images, so a difference between two \
+         of them is surer than their intervals suggest. Encoder: its parameters, in millions.",
+    );
+    if args.runs(Protocol::Loss) {
+        text += &format!(
+            " Masked loss: over removed patches, {:.0}% of them, on masks that stay the same.",
+            100.0 * measure.mask_ratio
+        );
+        let mut kinds = judged.iter().filter_map(|judged| judged.norm_pix_loss);
+        let first = kinds.next();
+        text += match first {
+            Some(first) if kinds.any(|other| other != first) => {
+                " Careful: some models predict patches normalised one by one and some do not; their losses cannot be compared."
+            }
+            Some(true) => " Patches are normalised one by one before the comparison.",
+            _ => "",
+        };
+    }
+    if args
+        .protocols
+        .iter()
+        .any(|protocol| protocol.needs_labels())
+    {
+        let pooling = match args.pooling.to_string().as_str() {
+            "token" => "the class token",
+            _ => "the mean of the patch tokens",
+        };
+        let test = match args.val_data.as_slice() {
+            [] => "every fifth image, held out",
+            _ => "the test set",
+        };
+        text += &format!(" kNN and linear probe: on frozen features, {pooling}, judged on {test}.");
+    }
+    text
+}
+
+fn caption(measure: &Measure<'_>, judged: &[Judged]) -> String {
+    let spared = match judged
+        .iter()
+        .any(|judged| judged.norm_pix_loss == Some(true))
+    {
+        true => {
+            " Models that predict normalised patches are lent each patch's own mean and deviation: look at structure, not brightness."
+        }
+        false => "",
+    };
+    format!(
+        "The same images, {:.0}% of their patches removed, as each model fills them in. Visible patches are the image's own.{spared}",
+        100.0 * measure.mask_ratio
+    )
+}
+
+/// Original, masked and each model's reconstruction; originals and masks again where a model's differ (another size or patch).
+fn gallery(judged: &[Judged]) -> anyhow::Result<Option<Gallery>> {
+    let mut columns: Vec<(String, Vec<&Picture>)> = vec![];
+    let mut before: [Vec<&Picture>; 2] = [vec![], vec![]];
+    let mut keys: &[_] = &[];
+    for judged in judged.iter().filter(|judged| !judged.shown.is_empty()) {
+        keys = &judged.shown;
+        let pictures = || judged.shown.iter().map(|shown| &shown.pictures);
+        let as_given = [
+            ("original", pictures().map(|p| &p.original).collect()),
+            ("masked", pictures().map(|p| &p.masked).collect()),
+        ];
+        for (before, (name, pictures)) in before.iter_mut().zip(as_given) {
+            if *before != pictures {
+                before.clone_from(&pictures);
+                columns.push((name.to_owned(), pictures));
+            }
+        }
+        let reconstructed = pictures().map(|p| &p.reconstructed).collect();
+        columns.push((judged.name.clone(), reconstructed));
+    }
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let mut rows = vec![];
+    for (number, shown) in keys.iter().enumerate() {
+        let of_image = columns.iter().filter_map(|(_, column)| column.get(number));
+        let pngs = of_image.map(|picture| picture.to_png());
+        rows.push((shown.key.clone(), pngs.collect::<Result<_, _>>()?));
+    }
+    let names = columns.into_iter().map(|(name, _)| name);
+    let head = std::iter::once(String::new()).chain(names).collect();
+    Ok(Some(Gallery { head, rows }))
+}
+
+/// The first figure of each protocol, which stands for it.
+fn first_of_each(judged: &[Judged]) -> Vec<(Protocol, &'static str)> {
+    let mut first: Vec<(Protocol, &'static str)> = vec![];
+    for figure in judged.iter().flat_map(|judged| &judged.figures) {
+        if !first
+            .iter()
+            .any(|(protocol, _)| *protocol == figure.protocol)
+        {
+            first.push((figure.protocol, figure.key));
+        }
+    }
+    first
+}
+
+/// The command line, so that a shell reads it back as it was.
+fn command(args: impl Iterator<Item = String>) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=,:@%+".contains(c);
+    let words = args.skip(1).map(|word| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    });
+    let words: Vec<String> = std::iter::once("mae".to_owned()).chain(words).collect();
+    words.join(" ")
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+/// With a capital letter, unless it has one within its first word already, as kNN does.
+fn capitalised(text: &str) -> String {
+    let word = text.split(' ').next().unwrap_or_default();
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) if !word.contains(char::is_uppercase) => {
+            first.to_uppercase().chain(chars).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mae_trainer::eval::reconstruct::Shown;
+    use mae_trainer::picture::Reconstruction;
+
+    use super::super::figure::tests::judged;
+    use super::*;
+
+    fn shown(masked: u8, reconstructed: u8) -> Vec<Shown> {
+        let of = |tone| Picture::new(8, 8, [tone; 3]);
+        vec![Shown {
+            key: "cat/7".into(),
+            pictures: Reconstruction {
+                masked: of(masked),
+                reconstructed: of(reconstructed),
+                original: of(9),
+            },
+        }]
+    }
+
+    #[test]
+    fn the_table_has_a_dash_for_what_was_not_measured() {
+        let mut second = judged("b", 0.25);
+        second
+            .figures
+            .retain(|figure| figure.protocol == Protocol::Knn);
+        second.step = None;
+        let table = overview(&[judged("a", 0.5), second]);
+        assert_eq!(
+            table.head,
+            [
+                "",
+                "step",
+                "encoder",
+                "masked loss",
+                "kNN top-1",
+                "kNN top-5"
+            ]
+        );
+        assert_eq!(table.rows[0][3], "0.5000 [0.4804, 0.5196]");
+        assert_eq!(table.rows[1][..4], ["b", "–", "0.01 M", "–"]);
+    }
+
+    #[test]
+    fn a_mask_is_shown_again_only_where_it_differs() {
+        let with = |name: &str, shown| Judged {
+            shown,
+            ..judged(name, 0.5)
+        };
+        let all = [
+            with("a", shown(1, 2)),
+            judged("no decoder", 0.5),
+            with("b", shown(1, 3)),
+            with("c", shown(4, 5)),
+        ];
+        let gallery = gallery(&all).unwrap().unwrap();
+        assert_eq!(
+            gallery.head,
+            ["", "original", "masked", "a", "b", "masked", "c"]
+        );
+        assert_eq!(gallery.rows[0].0, "cat/7");
+        assert_eq!(gallery.rows[0].1.len(), 6);
+        assert!(super::gallery(&[judged("a", 0.5)]).unwrap().is_none());
+    }
+
+    #[test]
+    fn commands_are_quoted_for_a_shell() {
+        let words = ["/bin/mae", "eval", "runs/a b", "x-*.tar", "it's", ""];
+        assert_eq!(
+            command(words.map(String::from).into_iter()),
+            "mae eval 'runs/a b' 'x-*.tar' 'it'\\''s' ''"
+        );
+    }
+
+    #[test]
+    fn headings_begin_with_a_capital() {
+        assert_eq!(capitalised("masked loss"), "Masked loss");
+        assert_eq!(capitalised("kNN top-1"), "kNN top-1");
+    }
+}
