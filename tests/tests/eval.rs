@@ -195,7 +195,8 @@ fn images_are_chosen_at_distances_at_random_or_by_name() {
         [all[0].clone(), all[7].clone(), all[14].clone()]
     );
     // Masks hang on the place, not on what else is chosen.
-    let keys = Choice::Keys(vec!["000019".into(), "part-000000.tar: 000003".into()]);
+    let third = data.describe(data.ids().nth(3).unwrap());
+    let keys = Choice::Keys(vec!["000019".into(), third]);
     let named = shown(&data, keys, MASK.0);
     assert_eq!(named, [all[19].clone(), all[3].clone()]);
     let random = |seed| shown(&data, Choice::Random { count: 5, seed }, MASK.0);

@@ -141,6 +141,7 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
             ),
         };
         let mut text = format!("{output}: {count} images of {of}, {how}\n");
+        text += &format!("their keys: {}\n", keys.join(" "));
         if let Some(folder) = &args.separate {
             text += &format!("{}: {} single pictures\n", folder.display(), files.len());
         }

@@ -123,7 +123,7 @@ pub enum EvalError {
     },
     /// A key that no sample has.
     #[error(
-        "no image has the key `{key}`; the data hold {samples} images, the first of them `{first}` (mae inspect shows more)"
+        "no image has the key `{key}`; the data hold {samples} images, the first of them `{first}`; a key is a file's path in its shard up to the first dot of its name (tar -tf lists them)"
     )]
     UnknownImage {
         /// The key.

@@ -14,13 +14,22 @@ use crate::report::html::{Gallery, Page, Table};
 /// Where a picture cannot be encoded.
 pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<String> {
     let args = measure.args;
-    let data = match args.val_data.as_slice() {
-        [] => args.data.join(" "),
-        test => format!("{}, trained on {}", test.join(" "), args.data.join(" ")),
+    let models = counted(judged.len(), "model");
+    let train = args.data.join(" ");
+    let subtitle = match args.val_data.as_slice() {
+        [] => format!("{models} judged on {train}."),
+        test => format!(
+            "{models} judged on {}; kNN and linear probe learn from {train}.",
+            test.join(" ")
+        ),
     };
-    let subtitle = format!("{} judged on {data}.", counted(judged.len(), "model"));
     let mut page = Page::new("Checkpoints compared", &subtitle);
-    page.table(&overview(judged));
+    let mut table = overview(judged);
+    for cell in table.rows.iter_mut().flat_map(|row| row.iter_mut().skip(1)) {
+        // Intervals below, so that the table is no wider than the page.
+        *cell = cell.replace(" [", "\n[");
+    }
+    page.table(&table);
     page.paragraph(&explanation(measure, judged));
     for judged in judged {
         for (protocol, reason) in &judged.failures {
