@@ -1,9 +1,11 @@
 //! What a loader is asked for: the builder's raw settings first, one validated [`Settings`] after.
 
+mod fingerprint;
+
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::augment::Transform;
+use crate::augment::{TrainTransform, Transform};
 use crate::batch::{BatchShape, MemorySource};
 use crate::decode::{AnyDecoder, DecodeQuality, Decoder, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
@@ -29,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) channels: usize,
     pub(crate) transform: Transform,
     pub(crate) masks: Option<MaskShape>,
+    /// The probability with which a box of a sample is erased.
+    pub(crate) erasing: Option<f64>,
     /// Crops and masks of each image.
     pub(crate) repeats: usize,
     pub(crate) seed: u64,
@@ -58,6 +62,7 @@ impl Settings {
             image: self.size.width as usize * self.size.height as usize * self.channels,
             keep: masks.keep,
             patches: masks.patches,
+            erase: if self.erasing.is_some() { 4 } else { 0 },
             labels: self.labels,
         }
     }
@@ -86,6 +91,7 @@ pub struct LoaderBuilder {
     batch: usize,
     transform: Transform,
     masks: Option<MaskShape>,
+    erasing: Option<f64>,
     repeats: usize,
     seed: u64,
     threads: usize,
@@ -116,6 +122,7 @@ impl LoaderBuilder {
             batch: 64,
             transform: Transform::default(),
             masks: None,
+            erasing: None,
             repeats: 1,
             seed: 0,
             threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -165,6 +172,16 @@ impl LoaderBuilder {
     /// In evaluation the mask depends on seed and place alone, so that it is the same in every epoch.
     pub fn masks(mut self, patches: usize, keep: usize) -> Self {
         self.masks = Some(MaskShape { patches, keep });
+        self
+    }
+
+    /// Draw a box to erase of each sample with this probability: timm's `RandomErasing`, one box, as in the fine-tuning recipe with
+    /// 0.25. Default: none are drawn.
+    ///
+    /// What is put into the boxes are floats, so that it is left to whoever takes the batches: see
+    /// [`erase_boxes`](crate::HostBatch::erase_boxes). For training only.
+    pub fn erasing(mut self, probability: f64) -> Self {
+        self.erasing = Some(probability);
         self
     }
 
@@ -372,6 +389,7 @@ impl LoaderBuilder {
             _ => {}
         }
         self.check_transform()?;
+        self.check_erasing()?;
         let decoder = match self.decoder.resolve(self.quality) {
             Ok(decoder) => decoder,
             Err(reason) => return bad("decoder", reason),
@@ -401,6 +419,7 @@ impl LoaderBuilder {
             channels: self.channels,
             transform: self.transform,
             masks: self.masks,
+            erasing: self.erasing,
             repeats: self.repeats,
             seed: self.seed,
             threads: self.threads,
@@ -421,7 +440,7 @@ impl LoaderBuilder {
 
     fn check_transform(&self) -> Result<()> {
         match self.transform {
-            Transform::Train { scale, ratio, .. } => {
+            Transform::Train(TrainTransform { scale, ratio, .. }) => {
                 if !(scale.0 > 0.0 && scale.0 <= scale.1 && scale.1 <= 1.0) {
                     return bad(
                         "crop scale",
@@ -448,42 +467,16 @@ impl LoaderBuilder {
         Ok(())
     }
 
-    /// All that decides about the bytes of the batches, and nothing else.
-    fn fingerprint(&self, settings: &Settings) -> String {
-        let masks = settings.masks.map_or("none".to_owned(), |masks| {
-            format!("{}/{}", masks.keep, masks.patches)
-        });
-        let window = match (settings.transform, self.window) {
-            (Transform::Eval { .. }, _) => "sequential".to_owned(),
-            (_, Window::All) => "all".to_owned(),
-            (_, Window::Shards(count)) => count.to_string(),
-        };
-        let transform = match settings.transform {
-            Transform::Train { scale, ratio, flip } => {
-                format!("train scale {scale:?} ratio {ratio:?} flip {flip}")
-            }
-            Transform::Eval { resize } => format!("eval resize {resize}"),
-        };
-        [
-            self.data.fingerprint(settings.slices.samples),
-            format!(
-                "image={}x{}x{}",
-                settings.size.height, settings.size.width, settings.channels
+    fn check_erasing(&self) -> Result<()> {
+        match (self.erasing, self.transform) {
+            (None, _) => Ok(()),
+            (Some(_), Transform::Eval { .. }) => bad(
+                "erasing",
+                "is for training; leave it out of evaluation".to_owned(),
             ),
-            format!("transform={transform}"),
-            format!("masks={masks}"),
-            format!("repeats={}", settings.repeats),
-            format!(
-                "global_batch={}",
-                settings.slices.batch * settings.slices.world * settings.repeats as u64
-            ),
-            format!("drop_last={}", settings.slices.drop_last),
-            format!("window={window}"),
-            format!("seed={}", settings.seed),
-            format!("max_pixels={}", settings.max_pixels),
-            format!("decoder={}", settings.decoder().name()),
-        ]
-        .join(";")
+            (Some(probability), _) if (0.0..=1.0).contains(&probability) => Ok(()),
+            (Some(probability), _) => bad("erasing", format!("{probability} is not within 0 to 1")),
+        }
     }
 }
 

@@ -1,16 +1,18 @@
-//! Pins order, crops, flips and masks across versions, of this crate and of those below it: a change to any of them would give other
+//! Pins order, crops, flips, masks and what fine-tuning draws across versions, of this crate and of those below it: a change to any of them would give other
 //! batches for the same seed, and must be a decision. `MAE_WRITE_GOLDEN=1 cargo test -p mae-loader golden` writes the file anew.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::augment::{Augmenter, Transform};
-use crate::decode::ImageSize;
+use crate::augment::{
+    Augmenter, Mixing, RandAugment, TrainTransform, Transform, erase_box, mix_draw,
+};
+use crate::decode::{ImageSize, Region};
 use crate::mask::MaskSampler;
 use crate::mix::order::{MixedOrder, PartOrder};
 use crate::mix::quota::Quotas;
-use crate::order::{Order, Window};
+use crate::order::{Cursor, Order, Window};
 use crate::rng::{Draws, Key, Purpose};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +24,10 @@ struct Golden {
     mixtures: Vec<MixtureCase>,
     crops: Vec<CropCase>,
     masks: Vec<MaskCase>,
+    /// What an image becomes in fine-tuning: by place, its box to erase, and a digest of its pixels.
+    fine_tuning: Vec<([u32; 4], u64)>,
+    /// λ in units of 2⁻⁵³, and the box (x, y, width, height) of batches, by step.
+    mixes: Vec<(u64, Option<[u32; 4]>)>,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -203,7 +209,63 @@ fn draw() -> Golden {
         mixtures,
         crops,
         masks,
+        fine_tuning: (0..24).map(fine_tuned).collect(),
+        mixes: (0..12).map(mixed).collect(),
     }
+}
+
+const SMALL: ImageSize = ImageSize {
+    width: 40,
+    height: 30,
+};
+
+/// The box that is erased of the image at a place, and an FNV-1a digest of a picture there after random augmentation.
+fn fine_tuned(place: u64) -> ([u32; 4], u64) {
+    let key = Key {
+        seed: 0,
+        epoch: 3,
+        place,
+        repeat: 1,
+    };
+    let area = erase_box(0.5, SMALL, &mut Draws::new(Purpose::Erase, key));
+    let train = TrainTransform {
+        scale: (1.0, 1.0),
+        flip: false,
+        augment: Some(RandAugment::default()),
+        ..TrainTransform::default()
+    };
+    let mut augmenter = Augmenter::new(Transform::Train(train), SMALL, 1 << 20);
+    let plan = augmenter.plan(SMALL, &mut Draws::new(Purpose::Crop, key));
+    let pixels: Vec<u8> = (0..40 * 30 * 3)
+        .map(|i: u32| (i / 9 + (i.wrapping_mul(0x9e37_79b9) >> 28)) as u8)
+        .collect();
+    let region = Region {
+        pixels: &pixels,
+        size: SMALL,
+        channels: 3,
+        x: 0,
+        y: 0,
+        scale: 1,
+    };
+    let mut out = vec![0; pixels.len()];
+    let plan = plan.expect("training refuses no image");
+    augmenter
+        .apply(&region, &plan, key, &mut out)
+        .expect("the whole image is there");
+    let digest = out.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (area, digest)
+}
+
+/// How the batch of a step is mixed.
+fn mixed(step: u64) -> (u64, Option<[u32; 4]>) {
+    let cursor = Cursor { epoch: 2, step };
+    let mix = mix_draw(&Mixing::default(), SMALL, 0, cursor);
+    mix.map_or((u64::MAX, None), |mix| {
+        let cut = mix.cut.map(|cut| [cut.x, cut.y, cut.width, cut.height]);
+        ((mix.lambda * (1u64 << 53) as f64) as u64, cut)
+    })
 }
 
 #[test]

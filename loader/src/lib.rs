@@ -30,12 +30,12 @@ pub mod shard;
 pub mod source;
 pub mod spec;
 
-pub use augment::Transform;
+pub use augment::{CropRule, Mix, Mixing, RandAugment, TrainTransform, Transform, mix_draw};
 pub use batch::{BadReason, BadSample, HostBatch};
 pub use classes::CLASSES_FILE;
 pub use config::LoaderBuilder;
 pub use dataset::{Dataset, DatasetOptions, ShardInfo};
-pub use decode::{DecodeQuality, DecoderKind};
+pub use decode::{DecodeQuality, DecoderKind, ImageSize, Rect};
 pub use error::{Error, Result};
 pub use label::LabelSource;
 pub use mix::Mixture;

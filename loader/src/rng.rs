@@ -11,7 +11,7 @@
 //! | key 4–5 | repeat (0 unless one decoded image is cropped several times), or for an order the number of the data set in a mixture; low word first |
 //! | key 6–7 | purpose, as eight ASCII characters |
 //! | counter | 0, in 64-byte blocks |
-//! | stream | place of the sample in its epoch, or the number of the window or block |
+//! | stream | place of the sample in its epoch, or the number of the window, block or step |
 //!
 //! This is no source of secrets: seed, epoch and place are no secrets either.
 
@@ -32,6 +32,12 @@ pub(crate) enum Purpose {
     Crop,
     /// The mask of the sample at a place (stream: the place).
     Mask,
+    /// The operations on the pixels of the sample at a place (stream: the place).
+    Augment,
+    /// The box to erase of the sample at a place (stream: the place).
+    Erase,
+    /// How a batch is mixed (stream: its step).
+    Mixing,
 }
 
 impl Purpose {
@@ -42,6 +48,9 @@ impl Purpose {
             Purpose::Mix => b"mix     ",
             Purpose::Crop => b"crop    ",
             Purpose::Mask => b"mask    ",
+            Purpose::Augment => b"augment ",
+            Purpose::Erase => b"erase   ",
+            Purpose::Mixing => b"mixing  ",
         }
     }
 }
@@ -107,6 +116,41 @@ impl Draws {
         self.rng.next_u32() >> 31 == 1
     }
 
+    /// A standard normal number: `√(−2 ln(1 − u)) · cos(2πv)` of the floats `u`, then `v` (Box and Muller 1958).
+    pub(crate) fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * libm::log(1.0 - self.unit())).sqrt();
+        radius * libm::cos(std::f64::consts::TAU * self.unit())
+    }
+
+    /// A number from Beta(`alpha`, `alpha`), `alpha` being positive: x / (x + y) of two Gamma variates, x drawn first.
+    pub(crate) fn beta(&mut self, alpha: f64) -> f64 {
+        let x = self.log_gamma(alpha);
+        let y = self.log_gamma(alpha);
+        1.0 / (1.0 + libm::exp(y - x))
+    }
+
+    /// The logarithm of a Gamma variate (Marsaglia and Tsang 2000). As such it does not vanish where `shape` is small.
+    fn log_gamma(&mut self, shape: f64) -> f64 {
+        if shape < 1.0 {
+            // Of one shape higher, times a uniform number to the power of 1 / shape.
+            let higher = self.log_gamma(shape + 1.0);
+            return higher + libm::log(1.0 - self.unit()) / shape;
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let root = 1.0 + c * x;
+            if root > 0.0 {
+                let v = root * root * root;
+                let log_v = libm::log(v);
+                if libm::log(1.0 - self.unit()) < 0.5 * x * x + d - d * v + d * log_v {
+                    return libm::log(d) + log_v;
+                }
+            }
+        }
+    }
+
     /// Puts `items` into a uniformly random order (Fisher–Yates, from the front: item `i` changes places with `i + below(n − i)`).
     pub(crate) fn shuffle(&mut self, items: &mut [u32]) {
         self.shuffle_front(items, items.len());
@@ -144,6 +188,9 @@ mod tests {
         assert_eq!(reference, first(Purpose::Crop, base));
         for other in [
             first(Purpose::Mask, base),
+            first(Purpose::Augment, base),
+            first(Purpose::Erase, base),
+            first(Purpose::Mixing, base),
             first(Purpose::Crop, Key { seed: 8, ..base }),
             first(Purpose::Crop, Key { epoch: 4, ..base }),
             first(Purpose::Crop, Key { place: 6, ..base }),
@@ -198,6 +245,35 @@ mod tests {
             sum += value;
         }
         assert!((sum / 10_000.0 - 0.5).abs() < 6.0 * 0.0029);
+    }
+
+    #[test]
+    fn normal_and_beta_have_their_moments() {
+        let mut draws = Draws::new(Purpose::Mixing, key(0));
+        let moments = |values: Vec<f64>| {
+            let count = values.len() as f64;
+            let mean = values.iter().sum::<f64>() / count;
+            let squares = values.iter().map(|value| (value - mean).powi(2));
+            (mean, squares.sum::<f64>() / count)
+        };
+        let (mean, variance) = moments((0..40_000).map(|_| draws.normal()).collect());
+        // Six standard errors: 1 / √n, and √(2 / n).
+        assert!(mean.abs() < 0.03, "{mean}");
+        assert!((variance - 1.0).abs() < 0.043, "{variance}");
+        for alpha in [0.001, 0.2, 0.8, 1.0, 3.0, 1000.0] {
+            let values: Vec<f64> = (0..40_000).map(|_| draws.beta(alpha)).collect();
+            assert!(values.iter().all(|value| (0.0..=1.0).contains(value)));
+            let (mean, variance) = moments(values);
+            let expected = 1.0 / (4.0 * (2.0 * alpha + 1.0));
+            assert!(
+                (mean - 0.5).abs() < 0.03 * expected.sqrt(),
+                "{alpha}: {mean}"
+            );
+            assert!(
+                (variance / expected - 1.0).abs() < 0.05,
+                "{alpha}: {variance}"
+            );
+        }
     }
 
     #[test]

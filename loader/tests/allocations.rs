@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
-use mae_loader::{Cursor, Dataset, DatasetOptions, DecoderKind, Loader};
+use mae_loader::{
+    Cursor, Dataset, DatasetOptions, DecoderKind, Loader, RandAugment, TrainTransform, Transform,
+};
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
@@ -88,13 +90,21 @@ fn dataset(folder: &std::path::Path) -> Arc<Dataset> {
 }
 
 /// Allocations, bytes, and the largest one, over four epochs after four of warm-up; a sample each.
-fn steady(dataset: &Arc<Dataset>, decoder: DecoderKind) -> (f64, f64, usize) {
+fn steady(
+    dataset: &Arc<Dataset>,
+    decoder: DecoderKind,
+    augment: Option<RandAugment>,
+) -> (f64, f64, usize) {
     let loader = Loader::builder(Arc::clone(dataset))
         .batch_size(16)
         .masks(196, 49)
         .threads(2)
         .epochs(8)
         .decoder(decoder)
+        .transform(Transform::Train(TrainTransform {
+            augment,
+            ..TrainTransform::default()
+        }))
         .build()
         .unwrap();
     let mut begun = (0, 0);
@@ -122,8 +132,14 @@ fn no_pixel_sized_allocation_in_steady_state() {
     let dataset = dataset(folder.path());
     // The smallest crop there is has a fifth of the area.
     let pixels = usize::from(WIDTH) * usize::from(HEIGHT);
-    for (name, decoder) in [("turbo", DecoderKind::Turbo), ("zune", DecoderKind::Zune)] {
-        let (count, bytes, largest) = steady(&dataset, decoder);
+    // So many operations that each was there in the warm-up.
+    let operations: Option<RandAugment> = Some("rand-m9-n16-p1-mstd0.5-inc1".parse().unwrap());
+    for (name, decoder, augment) in [
+        ("turbo", DecoderKind::Turbo, None),
+        ("turbo, augmented", DecoderKind::Turbo, operations),
+        ("zune", DecoderKind::Zune, None),
+    ] {
+        let (count, bytes, largest) = steady(&dataset, decoder, augment);
         println!(
             "{name}: {count:.1} allocations a sample, {bytes:.0} bytes, the largest {largest}"
         );

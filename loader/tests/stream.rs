@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mae_loader::{
-    Cursor, Dataset, DatasetOptions, Error, LabelSource, Loader, LoaderBuilder, Transform, Window,
+    CropRule, Cursor, Dataset, DatasetOptions, Error, LabelSource, Loader, LoaderBuilder,
+    RandAugment, TrainTransform, Transform, Window,
 };
 
 /// A plain image of one colour.
@@ -136,10 +137,12 @@ fn settings_that_cannot_be_are_named() {
     let folder = tempfile::tempdir().unwrap();
     write_shards(folder.path(), &[3]);
     let dataset = dataset(folder.path());
-    let train = |scale, ratio| Transform::Train {
-        scale,
-        ratio,
-        flip: true,
+    let train = |scale, ratio| {
+        Transform::Train(TrainTransform {
+            scale,
+            ratio,
+            ..TrainTransform::default()
+        })
     };
     let base = || builder(&dataset).batch_size(2);
     base().build().unwrap();
@@ -168,6 +171,13 @@ fn settings_that_cannot_be_are_named() {
             "crop ratio",
         ),
         (base().transform(Transform::Eval { resize: 23 }), "resize"),
+        (base().erasing(1.5), "erasing"),
+        (
+            base()
+                .transform(Transform::Eval { resize: 24 })
+                .erasing(0.25),
+            "erasing",
+        ),
         (base().window(Window::Shards(0)), "window"),
     ] {
         match builder.build() {
@@ -186,6 +196,10 @@ fn fingerprints_differ_where_batches_do() {
     let base = || builder(&dataset).batch_size(2);
     let print = |builder: LoaderBuilder| builder.build().unwrap().fingerprint();
     let reference = print(base());
+    // Saved runs hold this text.
+    let usual =
+        ";transform=train scale (0.2, 1.0) ratio (0.75, 1.3333333333333333) flip true;masks=";
+    assert!(reference.contains(usual), "{reference}");
     for same in [
         base().threads(1),
         base().prefetch(7),
@@ -199,9 +213,18 @@ fn fingerprints_differ_where_batches_do() {
         base().image_size(24, 24),
         base().channels(1),
         base().masks(24, 7),
+        base().erasing(0.25),
         base().batch_size(4),
         base().window(Window::Shards(1)),
         base().transform(Transform::Eval { resize: 24 }),
+        base().transform(Transform::Train(TrainTransform {
+            crop: CropRule::Clamp,
+            ..TrainTransform::default()
+        })),
+        base().transform(Transform::Train(TrainTransform {
+            augment: Some(RandAugment::default()),
+            ..TrainTransform::default()
+        })),
         base().drop_last(false),
         base().max_pixels(1 << 20),
     ] {

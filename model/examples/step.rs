@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let all = Group {
         range: 0..mae.params.flat_len(),
         weight_decay: 0.05,
+        lr_scale: 1.0,
     };
     let groups = Groups::new(vec![all], mae.params.flat_len());
     let record = Record::new(&device, None)?;

@@ -40,14 +40,40 @@ MAE_KERNEL(256) round_to_bf16(const float *x, bf16 *to, uint64_t count) {
     }
 }
 
-// `x += residual + added`, `added` being a row of `dim` numbers.
-MAE_KERNEL(256) add_residual(float *x, const float *residual, const float *added, uint32_t dim, uint64_t count) {
+// `x = residual + factor * (x + bias)`, `bias` being a row of `dim` numbers, the factor that of the row's sample, of `rows` rows each.
+MAE_KERNEL(256) join(float *x, const float *residual, const float *bias, const float *factors, uint32_t rows, uint32_t dim,
+                     uint64_t count) {
     for (uint64_t i = 4 * (blockIdx.x * (uint64_t)blockDim.x + threadIdx.x); i < count; i += 4 * (gridDim.x * (uint64_t)blockDim.x)) {
         Four v = load4(x + i);
-        const Four r = load4(residual + i), a = load4(added + i % dim);
+        const Four r = load4(residual + i), b = load4(bias + i % dim);
+        const float factor = factors ? factors[i / dim / rows] : 1.0f;
         for (int k = 0; k < 4; k++) {
-            v.x[k] += r.x[k] + a.x[k];
+            v.x[k] = r.x[k] + factor * (v.x[k] + b.x[k]);
         }
         store4(x + i, v);
     }
+}
+
+namespace elementwise {
+
+// `to = factor * dx`, rounded.
+template <typename T>
+MAE_DEVICE void join_backward(const float *dx, const float *factors, uint32_t rows, T *to, uint32_t dim, uint64_t count) {
+    for (uint64_t i = 4 * (blockIdx.x * (uint64_t)blockDim.x + threadIdx.x); i < count; i += 4 * (gridDim.x * (uint64_t)blockDim.x)) {
+        Four v = load4(dx + i);
+        const float factor = factors ? factors[i / dim / rows] : 1.0f;
+        for (int k = 0; k < 4; k++) {
+            v.x[k] *= factor;
+        }
+        store4(to + i, v);
+    }
+}
+
+} // namespace elementwise
+
+MAE_KERNEL(256) join_backward_f32(const float *dx, const float *factors, uint32_t rows, float *to, uint32_t dim, uint64_t count) {
+    elementwise::join_backward(dx, factors, rows, to, dim, count);
+}
+MAE_KERNEL(256) join_backward_bf16(const float *dx, const float *factors, uint32_t rows, bf16 *to, uint32_t dim, uint64_t count) {
+    elementwise::join_backward(dx, factors, rows, to, dim, count);
 }

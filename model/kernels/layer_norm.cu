@@ -5,10 +5,11 @@
 
 namespace layer_norm {
 
-// Rows are shared among blocks in turn.
+// Rows are shared among blocks in turn. With a residual, x becomes `residual + factor * (x + added)` first; the factor, 1 where there are
+// none, is that of the row's sample, of `sample` rows each.
 template <bool RESIDUAL, typename T>
-MAE_DEVICE void forward(float *x, const float *residual, const float *added, const float *weight, const float *bias, float eps, T *y,
-                        float *stats, uint32_t rows, uint32_t dim) {
+MAE_DEVICE void forward(float *x, const float *residual, const float *added, const float *factors, uint32_t sample, const float *weight,
+                        const float *bias, float eps, T *y, float *stats, uint32_t rows, uint32_t dim) {
     __shared__ float parts[2][32];
     const uint32_t column = 4 * threadIdx.x;
     const bool inside = column < dim;
@@ -27,8 +28,9 @@ MAE_DEVICE void forward(float *x, const float *residual, const float *added, con
             v = load4(x + at);
             if (RESIDUAL) {
                 const Four r = load4(residual + at);
+                const float factor = factors ? factors[row / sample] : 1.0f;
                 for (int i = 0; i < 4; i++) {
-                    v.x[i] += r.x[i] + a.x[i];
+                    v.x[i] = r.x[i] + factor * (v.x[i] + a.x[i]);
                 }
                 store4(x + at, v);
             }
@@ -57,11 +59,11 @@ MAE_DEVICE void forward(float *x, const float *residual, const float *added, con
     }
 }
 
-// `sums` [blocks, 3, D]: of the rows of a block, the gradients of weight and bias, and the column sums of the finished dx.
-// `low`, where not null, gets dx rounded.
+// `sums` [blocks, 3, D]: of the rows of a block, the gradients of weight and bias, and the column sums of the finished dx times its
+// factor (as in the forward). `low`, where not null, gets dx times its factor, rounded.
 template <typename T>
-MAE_DEVICE void backward(const float *x, const float *stats, const float *weight, const T *dy, float *dx, bf16 *low, float *sums,
-                         uint32_t rows, uint32_t dim) {
+MAE_DEVICE void backward(const float *x, const float *stats, const float *weight, const T *dy, float *dx, bf16 *low,
+                         const float *factors, uint32_t sample, float *sums, uint32_t rows, uint32_t dim) {
     __shared__ float parts[2][64];
     const uint32_t column = 4 * threadIdx.x;
     const bool inside = column < dim;
@@ -93,9 +95,13 @@ MAE_DEVICE void backward(const float *x, const float *stats, const float *weight
                 out.x[i] += scale * (d.x[i] * w.x[i] - sum[0] / dim - normal.x[i] * (sum[1] / dim));
                 dweight.x[i] += d.x[i] * normal.x[i];
                 dbias.x[i] += d.x[i];
-                dadded.x[i] += out.x[i];
             }
             store4(dx + at, out);
+            const float factor = factors ? factors[row / sample] : 1.0f;
+            for (int i = 0; i < 4; i++) {
+                out.x[i] *= factor;
+                dadded.x[i] += out.x[i];
+            }
             if (low) {
                 store4(low + at, out);
             }
@@ -114,16 +120,17 @@ MAE_DEVICE void backward(const float *x, const float *stats, const float *weight
 #define LAYER_NORM(SUFFIX, T)                                                                                                      \
     MAE_KERNEL(1024) layer_norm_forward_##SUFFIX(float *x, const float *weight, const float *bias, float eps, T *y, float *stats,  \
                                                  uint32_t rows, uint32_t dim) {                                                    \
-        layer_norm::forward<false>(x, nullptr, nullptr, weight, bias, eps, y, stats, rows, dim);                                               \
+        layer_norm::forward<false>(x, nullptr, nullptr, nullptr, 1, weight, bias, eps, y, stats, rows, dim);                       \
     }                                                                                                                              \
-    MAE_KERNEL(1024) layer_norm_residual_##SUFFIX(float *x, const float *residual, const float *added, const float *weight,        \
-                                                  const float *bias, float eps, T *y, float *stats, uint32_t rows,                 \
-                                                  uint32_t dim) {                                                                  \
-        layer_norm::forward<true>(x, residual, added, weight, bias, eps, y, stats, rows, dim);                                                 \
+    MAE_KERNEL(1024) layer_norm_residual_##SUFFIX(float *x, const float *residual, const float *added, const float *factors,       \
+                                                  uint32_t sample, const float *weight, const float *bias, float eps, T *y,        \
+                                                  float *stats, uint32_t rows, uint32_t dim) {                                     \
+        layer_norm::forward<true>(x, residual, added, factors, sample, weight, bias, eps, y, stats, rows, dim);                    \
     }                                                                                                                              \
     MAE_KERNEL(1024) layer_norm_backward_##SUFFIX(const float *x, const float *stats, const float *weight, const T *dy, float *dx, \
-                                                  bf16 *low, float *sums, uint32_t rows, uint32_t dim) {                              \
-        layer_norm::backward(x, stats, weight, dy, dx, low, sums, rows, dim);                                                                  \
+                                                  bf16 *low, const float *factors, uint32_t sample, float *sums, uint32_t rows,   \
+                                                  uint32_t dim) {                                                                  \
+        layer_norm::backward(x, stats, weight, dy, dx, low, factors, sample, sums, rows, dim);                                     \
     }
 
 LAYER_NORM(f32, float)

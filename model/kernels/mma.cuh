@@ -33,16 +33,6 @@ template <bool TRANSPOSED> MAE_DEVICE void load_matrices(uint32_t (&r)[4], const
 }
 #endif
 
-// Two numbers, rounded, in a word; the first in the lower half.
-MAE_DEVICE uint32_t pack(float low, float high) {
-    bf16 halves[2];
-    from_float(low, halves[0]);
-    from_float(high, halves[1]);
-    uint32_t word;
-    memcpy(&word, halves, sizeof word);
-    return word;
-}
-
 // Two C tiles next to each other [16, 8 + 8] as the A [16, 16] of another product.
 MAE_DEVICE void as_left(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4]) {
     a[0] = pack(left[0], left[1]);

@@ -62,6 +62,20 @@ pub enum Pooling {
     Avg,
 }
 
+impl std::str::FromStr for Pooling {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "avg" => Ok(Self::Avg),
+            "token" => Ok(Self::Token),
+            _ => Err(format!(
+                "`{text}` is neither avg (the mean of the patch tokens) nor token (the class token)"
+            )),
+        }
+    }
+}
+
 /// name, patch, native image side, dim, depth, heads, decoder dim, depth, heads
 type Size = (
     &'static str,

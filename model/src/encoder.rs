@@ -14,7 +14,7 @@ use crate::params::{Params, ParamsBuilder, write_range};
 use crate::pos_embed;
 use crate::precision::Precision;
 use crate::stage::block::Activations;
-use crate::stage::trunk::{Trunk, TrunkWorkspace};
+use crate::stage::trunk::{Training, Trunk, TrunkWorkspace};
 use crate::stage::{Norm, Planner};
 use crate::{Error, Result, on_compute_thread};
 
@@ -172,8 +172,13 @@ impl Encoder {
         let pixels = Tensor::from_slice(pixels, shape, self.device())?;
         on_compute_thread(self.device(), || {
             let input = (&pixels, &w.ids);
-            self.trunk
-                .forward(&self.params, input, &self.pos_embed, &w.trunk)?;
+            self.trunk.forward(
+                &self.params,
+                input,
+                &self.pos_embed,
+                &w.trunk,
+                &Training::default(),
+            )?;
             match self.final_norm {
                 FinalNorm::Tokens => {
                     self.norm

@@ -35,6 +35,7 @@
 pub mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod drop_path;
 pub mod encoder;
 pub mod error;
 pub mod feed;
@@ -60,6 +61,7 @@ pub mod stage;
 pub mod vit;
 
 pub use config::{MaeConfig, Pooling, VitConfig};
+pub use drop_path::DropPath;
 pub use encoder::{Encoder, EncoderWorkspace, FinalNorm};
 pub use error::{Error, Result};
 pub use feed::{Feeder, HostInput};
@@ -73,7 +75,7 @@ pub use precision::Precision;
 pub use record::{Outcome, Record};
 pub use replay::Replay;
 pub use stage::block::Activations;
-pub use vit::{VitClassifier, VitInput, VitWorkspace};
+pub use vit::{VitClassifier, VitInput, VitTraining, VitWorkspace};
 
 /// Sets how many threads the CPU operations share. Call once, before the first operation; `0`
 /// takes every core. Results do not depend on it.

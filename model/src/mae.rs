@@ -13,9 +13,10 @@ use crate::precision::Precision;
 use crate::record::Record;
 use crate::stage::block::{Activations, BlockDims, RemovedWorkspace, Stack, StackWorkspace};
 use crate::stage::head::{PixelHead, PixelHeadWorkspace};
+use crate::stage::trunk::Training;
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
 use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
-use crate::stage::{Grads, Norm, Planner};
+use crate::stage::{Below, Grads, Norm, Planner};
 use crate::{Error, Result, on_compute_thread};
 
 /// A masked autoencoder (paper, section 3).
@@ -398,8 +399,8 @@ impl Mae {
             let (stream, d) = (w.trunk.output(), w.trunk.gradient());
             reduce::fill(&d.full, 0.0)?;
             self.norm
-                .backward(g, (stream, &w.stats), &w.dlatent, d, None)?;
-            self.trunk.backward(g, &w.trunk)
+                .backward(g, (stream, &w.stats), &w.dlatent, d, Below::default())?;
+            self.trunk.backward(g, &w.trunk, &Training::default())
         })
     }
 
@@ -411,7 +412,7 @@ impl Mae {
     pub fn predict(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<Vec<f32>> {
         let all = on_compute_thread(self.device(), || {
             self.unshuffle(input, w)?;
-            self.decoder.forward(&self.params, &w.decoder)?;
+            self.decoder.forward(&self.params, &w.decoder, None)?;
             self.head.predict_all(&self.params, w.decoder.output())
         })?;
         Ok(all.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
@@ -429,8 +430,13 @@ impl Mae {
             });
         }
         let trunk_input = (&input.pixels, &input.ids_keep);
-        self.trunk
-            .forward(&self.params, trunk_input, &self.pos_embed, &w.trunk)?;
+        self.trunk.forward(
+            &self.params,
+            trunk_input,
+            &self.pos_embed,
+            &w.trunk,
+            &Training::default(),
+        )?;
         self.norm
             .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)?;
         let positions = &self.decoder_pos_embed;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use crate::config::{MaeConfig, Pooling, VitConfig};
+use crate::drop_path::DropPath;
 use crate::names::StateDict;
 use crate::ops::masked_loss::NORM_PIX_EPS;
 use crate::{MaeInput, Result};
@@ -57,7 +58,24 @@ impl PlainModel {
         Ok(scaled.broadcast_add(&self.get(&format!("{name}.bias")))?)
     }
 
-    fn block(&self, name: &str, heads: usize, eps: f32, x: &Tensor) -> Result<Tensor> {
+    /// `factors` are those of attention's branch and of the MLP's, `[B]` (drop path).
+    fn block(
+        &self,
+        name: &str,
+        heads: usize,
+        eps: f32,
+        x: &Tensor,
+        factors: Option<[&Tensor; 2]>,
+    ) -> Result<Tensor> {
+        let scaled = |branch: Tensor, which: usize| -> Result<Tensor> {
+            match factors {
+                Some(factors) => {
+                    let factors = factors[which].reshape((branch.dims()[0], 1, 1))?;
+                    Ok(branch.broadcast_mul(&factors)?)
+                }
+                None => Ok(branch),
+            }
+        };
         let (batch, tokens, dim) = x.dims3()?;
         let width = dim / heads;
         let qkv = self.linear(
@@ -77,16 +95,24 @@ impl PlainModel {
             .matmul(&v)?
             .transpose(1, 2)?
             .reshape((batch, tokens, dim))?;
-        let x = (x + self.linear(&format!("{name}.attn.proj"), &attended)?)?;
+        let branch = self.linear(&format!("{name}.attn.proj"), &attended)?;
+        let x = (x + scaled(branch, 0)?)?;
         let hidden = self.norm(&format!("{name}.norm2"), eps, &x)?;
         let hidden = self
             .linear(&format!("{name}.mlp.fc1"), &hidden)?
             .gelu_erf()?;
-        Ok((&x + self.linear(&format!("{name}.mlp.fc2"), &hidden)?)?)
+        let branch = self.linear(&format!("{name}.mlp.fc2"), &hidden)?;
+        Ok((&x + scaled(branch, 1)?)?)
     }
 
     /// The encoder's last residual stream `[B, 1 + K, D]`.
-    fn trunk(&self, config: &VitConfig, pixels: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    fn trunk(
+        &self,
+        config: &VitConfig,
+        pixels: &Tensor,
+        ids: &Tensor,
+        drop: Option<&DropPath>,
+    ) -> Result<Tensor> {
         let (batch, keep) = ids.dims2()?;
         let patches = self.patches(config, pixels)?;
         let positions = self.get("pos_embed").squeeze(0)?;
@@ -103,7 +129,9 @@ impl PlainModel {
         }
         let mut x = Tensor::stack(&sequences, 0)?;
         for i in 0..config.depth {
-            x = self.block(&format!("blocks.{i}"), config.heads, config.norm_eps, &x)?;
+            let factors = drop.map(|drop| [drop.attention(i), drop.mlp(i)]);
+            let name = format!("blocks.{i}");
+            x = self.block(&name, config.heads, config.norm_eps, &x, factors)?;
         }
         Ok(x)
     }
@@ -133,7 +161,7 @@ impl PlainModel {
         let eps = config.vit.norm_eps;
         let (batch, keep) = input.ids_keep().dims2()?;
         let (patches, len) = (config.patches(), config.vit.patch_len());
-        let latent = self.trunk(&config.vit, input.pixels(), input.ids_keep())?;
+        let latent = self.trunk(&config.vit, input.pixels(), input.ids_keep(), None)?;
         let visible = self.linear("decoder_embed", &self.norm("norm", eps, &latent)?)?;
         let restore = input.ids_restore().to_vec2::<u32>()?;
         let mut sequences = Vec::with_capacity(batch);
@@ -157,6 +185,7 @@ impl PlainModel {
                 config.decoder_heads,
                 eps,
                 &x,
+                None,
             )?;
         }
         let x = self.linear("decoder_pred", &self.norm("decoder_norm", eps, &x)?)?;
@@ -190,13 +219,13 @@ impl PlainModel {
         &self,
         config: &VitConfig,
         pooling: Pooling,
-        pixels: &Tensor,
-        targets: &Tensor,
+        (pixels, targets): (&Tensor, &Tensor),
+        drop: Option<&DropPath>,
     ) -> Result<Tensor> {
         let (batch, patches) = (pixels.dims()[0], config.patches());
         let ids: Vec<u32> = (0..batch).flat_map(|_| 0..patches as u32).collect();
         let ids = Tensor::from_vec(ids, (batch, patches), &Device::Cpu)?;
-        let x = self.trunk(config, pixels, &ids)?;
+        let x = self.trunk(config, pixels, &ids, drop)?;
         let pooled = match pooling {
             Pooling::Token => {
                 self.norm("norm", config.norm_eps, &x.narrow(1, 0, 1)?.squeeze(1)?)?

@@ -3,15 +3,18 @@
 use candle_core::{Device, Tensor};
 
 use crate::config::{Pooling, VitConfig};
+use crate::drop_path::DropPath;
 use crate::init::Init;
 use crate::names::{self, StateDict};
+use crate::ops::augment::Augmentation;
 use crate::ops::{Accumulate, reduce, tokens};
 use crate::params::{ParamId, Params, ParamsBuilder, write_range};
 use crate::pos_embed;
 use crate::precision::Precision;
+use crate::record::Record;
 use crate::stage::block::Activations;
 use crate::stage::head::{ClassHead, ClassHeadWorkspace};
-use crate::stage::trunk::{Trunk, TrunkWorkspace};
+use crate::stage::trunk::{Training, Trunk, TrunkWorkspace};
 use crate::stage::{Grads, Planner};
 use crate::{Error, Result, on_compute_thread};
 
@@ -22,51 +25,92 @@ pub struct VitClassifier {
     /// Every trainable parameter.
     pub params: Params,
     classes: usize,
+    pooling: Pooling,
     head: ClassHead,
     trunk: Trunk,
     /// Trained here, unlike in MAE; it starts as the sine-cosine embedding.
     pos_embed: ParamId,
 }
 
-/// One labelled batch on the device.
+/// One batch on the device.
 pub struct VitInput {
     pixels: Tensor,
     ids: Tensor,
-    targets: Tensor,
+    targets: Option<Tensor>,
 }
 
 impl VitInput {
-    /// pixels `[B, H, W, C]` and soft targets `[B, classes]`.
+    /// pixels `[B, H, W, C]`, to be classified.
     ///
     /// # Errors
-    /// If lengths do not fit the model or each other.
-    pub fn from_host(
-        vit: &VitClassifier,
-        pixels: &[u8],
-        targets: &[f32],
-        device: &Device,
-    ) -> Result<Self> {
+    /// If the length does not fit the model.
+    pub fn images(vit: &VitClassifier, pixels: &[u8]) -> Result<Self> {
         let ((height, width), channels) = (vit.config.image_size, vit.config.channels);
-        let (batch, patches) = (targets.len() / vit.classes, vit.config.patches());
-        let shapes = [
-            ("pixels", vec![batch, height, width, channels], pixels.len()),
-            ("targets", vec![batch.max(1), vit.classes], targets.len()),
-        ];
-        for (what, expected, actual) in shapes {
-            if expected.iter().product::<usize>() != actual || actual == 0 {
-                return Err(Error::Shape {
-                    what,
-                    expected,
-                    actual: vec![actual],
-                });
-            }
+        let (image, patches) = (height * width * channels, vit.config.patches());
+        let batch = pixels.len() / image;
+        let expected = vec![batch.max(1), height, width, channels];
+        if expected.iter().product::<usize>() != pixels.len() {
+            return Err(Error::Shape {
+                what: "pixels",
+                expected,
+                actual: vec![pixels.len()],
+            });
         }
         let ids: Vec<u32> = (0..batch).flat_map(|_| 0..patches as u32).collect();
+        let device = vit.device();
         Ok(Self {
             pixels: Tensor::from_slice(pixels, (batch, height, width, channels), device)?,
             ids: Tensor::from_vec(ids, (batch, patches), device)?,
-            targets: Tensor::from_slice(targets, (batch, vit.classes), device)?,
+            targets: None,
         })
+    }
+
+    /// pixels `[B, H, W, C]` and soft targets `[B, classes]`, to be learnt.
+    ///
+    /// # Errors
+    /// If lengths do not fit the model or each other.
+    pub fn labelled(vit: &VitClassifier, pixels: &[u8], targets: &[f32]) -> Result<Self> {
+        let images = Self::images(vit, pixels)?;
+        let expected = vec![images.batch(), vit.classes];
+        if expected.iter().product::<usize>() != targets.len() {
+            return Err(Error::Shape {
+                what: "targets",
+                expected,
+                actual: vec![targets.len()],
+            });
+        }
+        let targets = Tensor::from_slice(targets, expected, vit.device())?;
+        Ok(Self {
+            targets: Some(targets),
+            ..images
+        })
+    }
+
+    /// Images in the batch.
+    pub fn batch(&self) -> usize {
+        self.pixels.dims()[0]
+    }
+}
+
+/// What training adds to a batch's way through the model; the default adds nothing.
+#[derive(Default)]
+pub struct VitTraining {
+    /// What becomes of the images once they are normalised.
+    pub augmentation: Augmentation,
+    /// The batch's draw.
+    pub drop_path: Option<DropPath>,
+    /// With so many of the first blocks, and what is before them, as they are: they get no gradients. As many as there are leaves the
+    /// head.
+    pub frozen_blocks: usize,
+}
+
+impl VitTraining {
+    fn of_trunk(&self) -> Training<'_> {
+        Training {
+            augmentation: Some(&self.augmentation),
+            drop_path: self.drop_path.as_ref(),
+            frozen: self.frozen_blocks,
+        }
     }
 }
 
@@ -75,6 +119,7 @@ pub struct VitWorkspace {
     batch: usize,
     trunk: TrunkWorkspace,
     head: ClassHeadWorkspace,
+    bytes: usize,
 }
 
 impl VitWorkspace {
@@ -84,6 +129,24 @@ impl VitWorkspace {
     /// If the device fails.
     pub fn loss(&self) -> Result<f32> {
         Ok(reduce::mean(&self.head.losses)? as f32)
+    }
+
+    /// Takes `share` of the last forward's loss into that of the update, as its first batch or a later one, without reading it.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn record_loss(&self, record: &Record, share: f32, mode: Accumulate) -> Result<()> {
+        record.loss(&self.head.losses, share, mode)
+    }
+
+    /// Images in the batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// What was planned takes so many bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -118,49 +181,90 @@ impl VitClassifier {
             config,
             params,
             classes,
+            pooling,
             head,
             trunk,
             pos_embed,
         })
     }
 
-    /// Plans everything that a step on `batch` images needs.
+    /// Sets what the model computes with, but for its head, which is in float32: before its workspace is planned.
+    ///
+    /// # Errors
+    /// If the device has no such numbers.
+    pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
+        self.params.set_precision(precision)
+    }
+
+    /// The device that holds the parameters.
+    pub fn device(&self) -> &Device {
+        self.params.flat().device()
+    }
+
+    /// Classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// How one vector is read from the tokens.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
+    }
+
+    /// Plans everything that a step on `batch` images needs; `drop_path` says whether steps come with draws of it.
     ///
     /// # Errors
     /// If the batch is empty or the device has no room.
-    pub fn workspace(&self, batch: usize, activations: Activations) -> Result<VitWorkspace> {
+    pub fn workspace(
+        &self,
+        batch: usize,
+        activations: Activations,
+        drop_path: bool,
+    ) -> Result<VitWorkspace> {
         if batch == 0 {
             return Err(Error::Config("a batch needs at least one image".into()));
         }
         let config = &self.config;
-        let planner = Planner::new(self.params.flat().device(), Precision::F32);
+        let mut planner = Planner::new(self.device(), self.params.precision());
+        if drop_path {
+            planner = planner.with_drop_path();
+        }
         Ok(VitWorkspace {
             batch,
             trunk: TrunkWorkspace::new(config, batch, config.patches(), activations, &planner)?,
             head: ClassHeadWorkspace::new(config.dim, batch, self.classes, &planner)?,
+            bytes: planner.bytes(),
         })
     }
 
-    /// The forward pass; returns the logits `[B, classes]`, row-major.
+    /// The forward pass of an evaluation; returns the logits `[B, classes]`, row-major.
     ///
     /// # Errors
     /// If the input does not fit the workspace.
     pub fn logits(&self, input: &VitInput, w: &mut VitWorkspace) -> Result<Vec<f32>> {
-        self.to_logits(input, w)?;
+        self.to_logits(input, &Training::default(), w)?;
         Ok(w.head.logits.flatten_all()?.to_vec1()?)
     }
 
-    /// The forward pass, cross-entropy included ([`VitWorkspace::loss`]).
+    /// The forward pass of a training step, cross-entropy included ([`VitWorkspace::loss`]).
     ///
     /// # Errors
-    /// If the input does not fit the workspace.
-    pub fn forward(&self, input: &VitInput, w: &mut VitWorkspace) -> Result<()> {
-        self.to_logits(input, w)?;
-        self.head.loss(&input.targets, &w.head)
+    /// If the input does not fit the workspace or has no targets.
+    pub fn forward(
+        &self,
+        input: &VitInput,
+        training: &VitTraining,
+        w: &mut VitWorkspace,
+    ) -> Result<()> {
+        let Some(targets) = &input.targets else {
+            return Err(Error::Config("images without targets teach nothing".into()));
+        };
+        self.to_logits(input, &training.of_trunk(), w)?;
+        self.head.loss(targets, &w.head)
     }
 
-    fn to_logits(&self, input: &VitInput, w: &VitWorkspace) -> Result<()> {
-        let (expected, actual) = (vec![w.batch], vec![input.pixels.dims()[0]]);
+    fn to_logits(&self, input: &VitInput, training: &Training<'_>, w: &VitWorkspace) -> Result<()> {
+        let (expected, actual) = (vec![w.batch], vec![input.batch()]);
         if expected != actual {
             return Err(Error::Shape {
                 what: "the batch against its workspace",
@@ -168,39 +272,48 @@ impl VitClassifier {
                 actual,
             });
         }
-        on_compute_thread(self.params.flat().device(), || {
+        on_compute_thread(self.device(), || {
             let trunk_input = (&input.pixels, &input.ids);
-            self.trunk.forward(
-                &self.params,
-                trunk_input,
-                self.params.view(self.pos_embed),
-                &w.trunk,
-            )?;
+            let positions = self.params.view(self.pos_embed);
+            self.trunk
+                .forward(&self.params, trunk_input, positions, &w.trunk, training)?;
             self.head.forward(&self.params, w.trunk.output(), &w.head)
         })
     }
 
-    /// The gradients of `scale` times the loss of the last [`VitClassifier::forward`], into `grads`. Once for each forward.
+    /// The gradients of `scale` times the loss of the last [`VitClassifier::forward`], which had the same `training`, into `grads`.
+    /// Once for each forward. Those of frozen parameters are left as they are.
     ///
     /// # Errors
     /// If the device fails.
     pub fn backward(
         &self,
+        training: &VitTraining,
         w: &mut VitWorkspace,
         grads: &Tensor,
         scale: f32,
         mode: Accumulate,
     ) -> Result<()> {
-        on_compute_thread(self.params.flat().device(), || {
+        on_compute_thread(self.device(), || {
             let g = Grads {
                 params: &self.params,
                 flat: grads,
                 mode,
             };
-            let d = &w.trunk.gradient().full;
-            self.head.backward(g, &w.head, scale, d)?;
-            self.trunk.backward(g, &w.trunk)?;
-            tokens::positions_backward(d, grads, self.params.range(self.pos_embed), mode)
+            let (d, training) = (w.trunk.gradient(), training.of_trunk());
+            self.head.backward(g, &w.head, scale, &d.full)?;
+            let last = self.trunk.depth() - 1;
+            d.to_operand(training.drop_path.map(|drop| drop.mlp(last)))?;
+            self.trunk.backward(g, &w.trunk, &training)?;
+            match training.frozen {
+                0 => tokens::positions_backward(
+                    &d.full,
+                    grads,
+                    self.params.range(self.pos_embed),
+                    mode,
+                ),
+                _ => Ok(()),
+            }
         })
     }
 

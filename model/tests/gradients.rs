@@ -5,8 +5,8 @@
 use candle_core::{Device, Tensor};
 use mae_model::reference::PlainModel;
 use mae_model::{
-    Accumulate, Activations, Mae, MaeConfig, MaeInput, Params, Pooling, StateDict, VitClassifier,
-    VitConfig, VitInput,
+    Accumulate, Activations, DropPath, Mae, MaeConfig, MaeInput, Params, Pooling, StateDict,
+    VitClassifier, VitConfig, VitInput, VitTraining,
 };
 
 fn vit(image_size: (usize, usize), channels: usize) -> VitConfig {
@@ -199,7 +199,7 @@ fn mae_one_visible_and_all_but_one() {
     check_mae((12, 12), 1, 8, true);
 }
 
-fn check_vit(pooling: Pooling) {
+fn check_vit(pooling: Pooling, drop_path: Option<f64>, activations: Activations) {
     let (config, classes, batch, device) = (vit((16, 12), 3), 5, 3, Device::Cpu);
     let vit = VitClassifier::new(config, classes, pooling, &device, 2).unwrap();
     let state = disturb(vit.state_dict().unwrap());
@@ -208,31 +208,69 @@ fn check_vit(pooling: Pooling) {
     let targets: Vec<f32> = (0..batch)
         .flat_map(|i| (0..classes).map(move |j| if i == j { 0.92 } else { 0.02 }))
         .collect();
-    let input = VitInput::from_host(&vit, &pixels, &targets, &device).unwrap();
+    let input = VitInput::labelled(&vit, &pixels, &targets).unwrap();
+    let training = VitTraining {
+        // Not none in the first block, as else it would not be checked.
+        drop_path: drop_path
+            .map(|rate| DropPath::draw(&[rate, rate], batch, (1, 1), &device).unwrap()),
+        ..Default::default()
+    };
 
     let plain = PlainModel::new(&state, &[]).unwrap();
     let pixels = Tensor::from_vec(pixels, (batch, 16, 12, 3), &device).unwrap();
     let targets = Tensor::from_vec(targets, (batch, classes), &device).unwrap();
+    let drop = training.drop_path.as_ref();
     let loss = plain
-        .vit_loss(&vit.config, pooling, &pixels, &targets)
+        .vit_loss(&vit.config, pooling, (&pixels, &targets), drop)
         .unwrap();
 
-    let mut w = vit.workspace(batch, Activations::Keep).unwrap();
+    let mut w = vit.workspace(batch, activations, drop.is_some()).unwrap();
     let grads = leftovers(&vit.params);
-    vit.forward(&input, &mut w).unwrap();
+    vit.forward(&input, &training, &mut w).unwrap();
     let exact = loss.to_scalar::<f32>().unwrap();
     assert!((w.loss().unwrap() / exact - 1.0).abs() < 1e-5);
-    vit.backward(&mut w, &grads, 1.0, Accumulate::Replace)
+    vit.backward(&training, &mut w, &grads, 1.0, Accumulate::Replace)
         .unwrap();
-    compare(&vit.params, &grads.to_vec1().unwrap(), &plain, &loss);
+    let whole: Vec<f32> = grads.to_vec1().unwrap();
+    compare(&vit.params, &whole, &plain, &loss);
+
+    // With the first blocks frozen the others' gradients are the same, and theirs are left alone.
+    for frozen_blocks in [1, 2] {
+        let training = VitTraining {
+            drop_path: drop_path
+                .map(|rate| DropPath::draw(&[rate, rate], batch, (1, 1), &device).unwrap()),
+            frozen_blocks,
+            ..Default::default()
+        };
+        let grads = leftovers(&vit.params);
+        vit.forward(&input, &training, &mut w).unwrap();
+        vit.backward(&training, &mut w, &grads, 1.0, Accumulate::Replace)
+            .unwrap();
+        let part: Vec<f32> = grads.to_vec1().unwrap();
+        for spec in vit.params.specs() {
+            let learns = ["head", "norm", "fc_norm"]
+                .contains(&spec.name.split('.').next().unwrap())
+                || spec.name.starts_with("blocks.1") && frozen_blocks < 2;
+            for (part, whole) in part[spec.range()].iter().zip(&whole[spec.range()]) {
+                let expected = if learns { *whole } else { 7.0 };
+                assert_eq!(*part, expected, "{}, {frozen_blocks} frozen", spec.name);
+            }
+        }
+    }
 }
 
 #[test]
 fn vit_with_class_token() {
-    check_vit(Pooling::Token);
+    check_vit(Pooling::Token, None, Activations::Keep);
 }
 
 #[test]
 fn vit_with_global_pool() {
-    check_vit(Pooling::Avg);
+    check_vit(Pooling::Avg, None, Activations::Keep);
+}
+
+#[test]
+fn vit_with_drop_path() {
+    check_vit(Pooling::Avg, Some(0.4), Activations::Keep);
+    check_vit(Pooling::Token, Some(0.4), Activations::Recompute);
 }

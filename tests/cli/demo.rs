@@ -48,16 +48,49 @@ fn demo_and_evaluations_of_its_checkpoint() {
         "demo/data/test-*.tar",
         "--json",
     ];
-    for (name, key) in [("knn", "knn"), ("linear-probe", "probe")] {
-        let found = json(&[&["eval", name, "demo/run"], &both[..]].concat());
-        for (row, who) in [("checkpoint", "trained"), ("random_weights", "random")] {
-            assert_eq!(
-                found["results"][row]["top1"], results[who][key]["top1"],
-                "{name} of {row}"
-            );
-            assert_eq!(found["results"][row]["count"], 240);
+    let knn = json(&[&["eval", "knn", "demo/run", "--k", "5,20"], &both[..]].concat());
+    let cached = ["--cached", "--pooling", "mean"];
+    let probe = ["eval", "linear-probe", "demo/run"];
+    let sweep = json(&[&probe, &cached[..], &both[..]].concat());
+    for (row, who) in [("checkpoint", "trained"), ("random_weights", "random")] {
+        let by_k = &knn["results"][row];
+        assert_eq!((&by_k[0]["k"], &by_k[1]["k"]), (&5.into(), &20.into()));
+        let probed = &sweep["results"][row];
+        for (name, found, key) in [("knn", &by_k[1], "knn"), ("probe", probed, "probe")] {
+            for field in ["top1", "top1_interval", "count"] {
+                assert_eq!(found[field], results[who][key][field], "{name} of {row}");
+            }
         }
     }
+
+    // The reference's recipe: both encoders, final and best epoch, and a message that the batch is the whole train set.
+    let short = ["--epochs", "2", "--random-weights"];
+    let ran = scene.mae(&[&probe, &short[..], &both[..]].concat()).done();
+    assert!(
+        ran.stderr.contains("each epoch is one batch of all 960"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("epoch 2/2: loss"), "{}", ran.stderr);
+    let recipe: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(recipe["settings"]["pooling"], "token");
+    for row in ["checkpoint", "random_weights"] {
+        let found = &recipe["results"][row];
+        assert_eq!(
+            (&found["count"], &found["best"]["count"]),
+            (&240.into(), &240.into())
+        );
+        assert!(
+            found["best"]["top1"].as_f64() >= found["top1"].as_f64(),
+            "{found}"
+        );
+    }
+    let text = done(&[&probe, &short[..2], &both[..4]].concat());
+    assert!(
+        text.contains("best top-1") && text.contains("Wilson"),
+        "{text}"
+    );
+
     let found = json(&[&["eval", "loss", "demo/run", "--seed", "1"], &TEST[..]].concat());
     assert_eq!(found["results"]["checkpoint"], results["trained"]["loss"]);
 
@@ -92,4 +125,51 @@ fn demo_and_evaluations_of_its_checkpoint() {
         .concat(),
     );
     assert_eq!(unlabelled.code, Some(2), "{}", unlabelled.stderr);
+    for (args, code, part) in [
+        (&["knn", "demo/run", "--k", "500"][..], 1, "smaller --k"),
+        (&["knn", "demo/run", "--k", "0"], 2, "--k"),
+        (&["linear-probe", "demo/run"], 2, "--val-data"),
+        (
+            &["linear-probe", "demo/run", "--learning-rates", "1"],
+            2,
+            "--cached",
+        ),
+        (
+            &["linear-probe", "demo/run", "--cached", "--blr", "1"],
+            2,
+            "--cached",
+        ),
+        (
+            &[
+                "linear-probe",
+                "demo/run",
+                "--batch-size",
+                "1",
+                "--val-data",
+                data,
+            ],
+            2,
+            "batch size",
+        ),
+        (
+            &[
+                "linear-probe",
+                "demo/run",
+                "--epochs",
+                "3",
+                "--warmup-epochs",
+                "3",
+                "--val-data",
+                data,
+            ],
+            2,
+            "warm-up",
+        ),
+        (&["knn", "demo/run", "--device", "gpu"], 2, "cuda:N"),
+    ] {
+        let said = scene
+            .mae(&[&["eval"], args, &TEST[..]].concat())
+            .failed(code);
+        assert!(said.contains(part), "{args:?}: {said}");
+    }
 }

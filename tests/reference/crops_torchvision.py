@@ -8,6 +8,7 @@ one distribution differ by chance only.
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,15 @@ CROPS = [
     (500, 333, (0.08, 1.0), THIRDS),
     (640, 480, (0.3, 0.5), (0.5, 2.0)),
 ]
+# The same for the linear probe's crop, which takes what fits of every draw.
+CLAMPED = [
+    (224, 224, (0.08, 1.0), THIRDS),
+    (500, 375, (0.08, 1.0), THIRDS),
+    (375, 500, MAE, THIRDS),
+    (1000, 100, (0.08, 1.0), THIRDS),
+    (32, 32, (0.08, 1.0), THIRDS),
+    (8, 6, (0.08, 1.0), (0.5, 2.0)),
+]
 # patches, kept; columns of the grid
 MASKS = [(196, 49, 14), (64, 16, 8), (256, 64, 16), (6, 2, 3)]
 
@@ -56,9 +66,21 @@ def binned(values: np.ndarray) -> dict:
     return {"edges": edges.tolist(), "counts": np.bincount(np.digitize(values, edges), minlength=len(edges) + 1).tolist()}
 
 
-def crops(width: int, height: int, scale, ratio) -> dict:
+def clamped(image: torch.Tensor, scale, ratio) -> tuple[int, int, int, int]:
+    """As the reference code's util/crop.py draws a part, by its description: one try, cut to the image."""
+    height, width = image.shape[-2:]
+    area = height * width * torch.empty(1).uniform_(*scale).item()
+    bounds = torch.log(torch.tensor(ratio))
+    aspect = torch.exp(torch.empty(1).uniform_(bounds[0], bounds[1])).item()
+    w = min(int(round(math.sqrt(area * aspect))), width)
+    h = min(int(round(math.sqrt(area / aspect))), height)
+    start = [torch.randint(0, room + 1, size=(1,)).item() for room in (height - h, width - w)]
+    return *start, h, w
+
+
+def crops(width: int, height: int, scale, ratio, draw=RandomResizedCrop.get_params) -> dict:
     image = torch.empty(3, height, width, dtype=torch.uint8)
-    parts = np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(DRAWS)], dtype=np.float64)
+    parts = np.array([draw(image, scale, ratio) for _ in range(DRAWS)], dtype=np.float64)
     y, x, h, w = parts.T
     fallback = (np.stack([x, y, w, h], 1) == central(width, height, ratio)).all(1)
     # Exact in floating point, so that another program puts each value into the same bin.
@@ -101,6 +123,7 @@ def main() -> None:
         "flips": sum(int(flip(image)[0, 0, 0]) for _ in range(DRAWS)),
         "crops": [crops(*case) for case in CROPS],
         "masks": [masks(*case) for case in MASKS],
+        "clamped": [crops(*case, clamped) for case in CLAMPED],
     }
     OUT.write_text(json.dumps(golden) + "\n")
 

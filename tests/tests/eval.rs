@@ -8,7 +8,9 @@ use jpeg_encoder::{ColorType, Encoder};
 use mae_loader::shard::{Limits, ShardTarget, ShardWriter};
 use mae_loader::{Cursor, Dataset, DatasetOptions, LabelSource, Loader, Transform};
 use mae_model::{Mae, MaeConfig};
+use mae_trainer::eval::classes::labels;
 use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
+use mae_trainer::eval::linear_probe::{ProbeReport, Progress, Recipe, linear_probe};
 use mae_trainer::eval::loss::masked_loss;
 use mae_trainer::eval::reconstruct::reconstruct;
 use mae_trainer::eval::{EvalError, StreamOptions};
@@ -19,6 +21,11 @@ const MASK: (f64, u64) = (0.75, 5);
 
 /// Pictures of flat colours with a corner, in shards of 10, with the classes 0, 1, 2 in turn.
 fn dataset(folder: &Path, labels: LabelSource) -> Arc<Dataset> {
+    labelled(folder, labels, |sample| (sample % 3).to_string())
+}
+
+/// The same with other labels.
+fn labelled(folder: &Path, labels: LabelSource, label: impl Fn(usize) -> String) -> Arc<Dataset> {
     let target = ShardTarget::prepare(folder, "part-%06d.tar".parse().unwrap(), true).unwrap();
     let mut writer = ShardWriter::new(
         target,
@@ -42,7 +49,7 @@ fn dataset(folder: &Path, labels: LabelSource) -> Arc<Dataset> {
         Encoder::new(&mut jpeg, 90)
             .encode(&rgb, SIDE as u16, SIDE as u16, ColorType::Rgb)
             .unwrap();
-        let class = (sample % 3).to_string();
+        let class = label(sample);
         writer
             .write(
                 &format!("{sample:06}"),
@@ -81,7 +88,9 @@ fn features_are_each_sample_encoded_once_in_order() {
         Extractor::Encoder(&encoder, FeaturePooling::Token),
         Extractor::Pixels,
     ];
-    let found = features(&data, &extractors, &batches_of(8)).unwrap();
+    let mut seen = 0;
+    let found = features(&data, &extractors, &batches_of(8), &mut |n| seen += n).unwrap();
+    assert_eq!(seen, SAMPLES);
 
     // The same by hand, one image at a time.
     let loader = Loader::builder(Arc::clone(&data))
@@ -187,6 +196,125 @@ fn features_need_labels() {
         &data,
         &[Extractor::Encoder(&encoder, FeaturePooling::Mean)],
         &batches_of(8),
+        &mut |_| (),
     );
     assert!(matches!(found, Err(EvalError::NoLabels)));
+    assert!(matches!(labels(&data), Err(EvalError::NoLabels)));
+}
+
+#[test]
+fn features_that_are_not_finite_name_their_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), LabelSource::Cls);
+    let mae = model(1);
+    let mut weights = mae.state_dict().unwrap();
+    weights.get_mut("norm.bias").unwrap().data[7] = f32::NAN;
+    mae.load_state_dict(&weights).unwrap();
+    let encoder = mae.encoder().unwrap();
+    let extractors = [Extractor::Encoder(&encoder, FeaturePooling::Token)];
+    let error = features(&data, &extractors, &batches_of(8), &mut |_| ()).unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains("feature 7 of") && said.contains("part-000000.tar: 000000"),
+        "{said}"
+    );
+}
+
+#[test]
+fn labels_come_in_order_and_a_bad_one_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), LabelSource::Cls);
+    let expected: Vec<u32> = (0..SAMPLES as u32).map(|i| i % 3).collect();
+    assert_eq!(labels(&data).unwrap(), expected);
+    for (bad, part) in [("3", "class 3"), ("cat", "`cat` is not a class index")] {
+        let folder = tempfile::tempdir().unwrap();
+        labelled(folder.path(), LabelSource::Cls, |sample| match sample {
+            14 => bad.to_owned(),
+            sample => (sample % 3).to_string(),
+        });
+        let names = folder.path().join("classes.json");
+        std::fs::write(names, r#"["a", "b", "c"]"#).unwrap();
+        let specs = [folder.path().display().to_string()];
+        let data = Dataset::open(&specs, &DatasetOptions::default()).unwrap();
+        let said = labels(&data).unwrap_err().to_string();
+        assert!(
+            said.contains("part-000001.tar: 000014")
+                && said.contains(part)
+                && said.contains("--label-field"),
+            "{said}"
+        );
+    }
+}
+
+/// The recipe on this data with the micro model, in batches of any size.
+fn probe(data: &Arc<Dataset>, recipe: &Recipe, options: &StreamOptions) -> (ProbeReport, usize) {
+    let encoder = model(1).encoder().unwrap();
+    let extractors = [Extractor::Encoder(&encoder, FeaturePooling::Mean)];
+    let mut images = 0;
+    let mut epochs = vec![];
+    let reports = linear_probe(
+        (data, data),
+        &extractors,
+        3,
+        recipe,
+        options,
+        &mut |progress| match progress {
+            Progress::Images(n) => images += n,
+            Progress::Epoch(epoch, reports) => epochs.push((epoch, reports.to_vec())),
+        },
+    );
+    let reports = reports.unwrap();
+    assert_eq!(
+        epochs.iter().map(|(epoch, _)| *epoch).collect::<Vec<_>>(),
+        (1..=recipe.epochs).collect::<Vec<_>>()
+    );
+    assert_eq!(epochs.last().unwrap().1, reports);
+    let tops = epochs.iter().map(|(_, reports)| reports[0].accuracy.top1);
+    assert_eq!(reports[0].best.top1, tops.fold(0.0, f64::max));
+    (reports[0], images)
+}
+
+#[test]
+fn the_recipe_learns_and_encodes_what_it_says_whatever_the_chunks() {
+    let folder = tempfile::tempdir().unwrap();
+    // The amount of red tells the classes apart.
+    let data = labelled(folder.path(), LabelSource::Cls, |sample| {
+        (sample / 8).to_string()
+    });
+    let recipe = Recipe {
+        epochs: 60,
+        warmup_epochs: 5.0,
+        batch_size: 7,
+        blr: 100.0,
+        seed: 3,
+    };
+    let (report, images) = probe(&data, &recipe, &batches_of(5));
+    // Batches of 7 of 23 samples: three an epoch, the rest opens the next one.
+    let plan = recipe.plan(SAMPLES as u64).unwrap();
+    assert_eq!(plan.steps_per_epoch, 3);
+    assert_eq!(images, SAMPLES + 60 * 21);
+    assert!(report.train_loss < 1.0, "{report:?}");
+    assert!(report.accuracy.top1 > 0.6, "{report:?}");
+    for chunk in [1, 64] {
+        let (other, _) = probe(&data, &recipe, &batches_of(chunk));
+        assert!(
+            (other.train_loss / report.train_loss - 1.0).abs() < 1e-3,
+            "{other:?}"
+        );
+    }
+}
+
+#[test]
+fn a_batch_larger_than_the_data_is_all_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = dataset(folder.path(), LabelSource::Cls);
+    let recipe = Recipe {
+        epochs: 2,
+        warmup_epochs: 0.0,
+        batch_size: 16_384,
+        blr: 0.1,
+        seed: 0,
+    };
+    let (report, images) = probe(&data, &recipe, &batches_of(8));
+    assert_eq!((images, report.accuracy.count), (3 * SAMPLES, SAMPLES));
 }

@@ -55,7 +55,8 @@ struct Left {
 }
 
 fn left(run: &Path) -> Left {
-    let newest = checkpoint::newest(&checkpoint::folder(run)).unwrap();
+    let newest =
+        checkpoint::newest::<mae_trainer::PretrainConfig>(&checkpoint::folder(run)).unwrap();
     let weights = newest.unwrap().info.path.join("model.safetensors");
     let counts = |data: Vec<DataCount>| data.into_iter().map(|data| data.samples).collect();
     let (mut steps, mut epochs) = (vec![], vec![]);

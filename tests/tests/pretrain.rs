@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use candle_core::Device;
 use mae_trainer::checkpoint::foreign::ImportOptions;
 use mae_trainer::metrics::log::{self, LogLine};
 use mae_trainer::observer::{Summary, Unobserved};
@@ -99,7 +100,8 @@ fn a_run_learns_and_leaves_what_it_promises() {
             .unwrap();
     assert_eq!(again, PretrainConfig::resolve(raw).unwrap());
 
-    let (mae, source) = checkpoint::load_mae(&run, &ImportOptions::default()).unwrap();
+    let (mae, source) =
+        checkpoint::load_mae(&run, &ImportOptions::default(), &Device::Cpu).unwrap();
     assert_eq!(source.step(), Some(60));
     assert_eq!(mae.config, again.mae());
     let inspection = checkpoint::inspect(&summary.checkpoint).unwrap();
@@ -221,7 +223,9 @@ fn a_loss_that_is_no_number_stops_the_run() {
         assert!(samples[0].contains("part-00000"), "{samples:?}");
     }
     for (_, path) in checkpoint::list(&checkpoint::folder(&run)).unwrap() {
-        let weights = checkpoint::load(&path).unwrap().model;
+        let weights = checkpoint::load::<mae_trainer::PretrainConfig>(&path)
+            .unwrap()
+            .model;
         assert!(
             weights
                 .values()

@@ -54,7 +54,7 @@ fn resumed(raw: RawPretrain) -> RawPretrain {
 
 /// Weights and moments as stored, and all of the log that is not about time.
 fn result(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<String>) {
-    let newest = checkpoint::newest(&checkpoint::folder(run))
+    let newest = checkpoint::newest::<mae_trainer::PretrainConfig>(&checkpoint::folder(run))
         .unwrap()
         .unwrap()
         .info

@@ -13,6 +13,7 @@ use crate::bench::BenchArgs;
 use crate::demo::DemoArgs;
 use crate::eval::EvalArgs;
 use crate::export::ExportArgs;
+use crate::finetune::FinetuneArgs;
 use crate::index::IndexArgs;
 use crate::inspect::InspectArgs;
 use crate::pretrain::PretrainArgs;
@@ -123,6 +124,7 @@ pub(crate) enum Command {
     Index(IndexArgs),
     Inspect(InspectArgs),
     Pretrain(Box<PretrainArgs>),
+    Finetune(Box<FinetuneArgs>),
     Eval(EvalArgs),
     Export(ExportArgs),
     Bench(BenchArgs),

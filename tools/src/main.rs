@@ -7,6 +7,7 @@ mod cli;
 mod demo;
 mod eval;
 mod export;
+mod finetune;
 mod index;
 mod inspect;
 mod made;
@@ -69,6 +70,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Index(args) => index::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pretrain(args) => pretrain::run(*args),
+        Command::Finetune(args) => finetune::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(args),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use mae_trainer::finetune::FinetuneStart;
 use mae_trainer::metrics::log::{DataCount, EpochLine, StepLine};
 use mae_trainer::observer::{Start, StepReport};
 use mae_trainer::{Observer, PretrainConfig, RawPretrain};
@@ -16,6 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use crate::eval::percent;
 use crate::terminal::bars;
 use crate::units::{show_bytes, show_memory};
 use crate::{Outcome, Usage};
@@ -122,6 +124,19 @@ impl Progress {
         }
     }
 
+    /// With so many steps in all, and done.
+    fn begin(&mut self, (total, done): (u64, u64), epochs: u64) {
+        (self.total_steps, self.epochs) = (total, epochs);
+        if io::stderr().is_terminal() {
+            let bar = bars().add(ProgressBar::new(total).with_position(done));
+            if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {msg}")
+            {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            self.bar = Some(bar);
+        }
+    }
+
     fn left(&self, step: u64) -> String {
         duration(self.pace.seconds_a_step * self.total_steps.saturating_sub(step) as f64)
     }
@@ -168,15 +183,36 @@ impl Observer for Progress {
             show_bytes(memory.parameters),
             show_bytes(memory.apart + memory.image * batch as u64)
         );
-        (self.total_steps, self.epochs) = (start.total_steps, start.config.epochs);
-        if io::stderr().is_terminal() {
-            let bar = bars().add(ProgressBar::new(start.total_steps).with_position(start.step));
-            if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {msg}")
-            {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            self.bar = Some(bar);
+        self.begin((start.total_steps, start.step), start.config.epochs);
+    }
+
+    fn finetuning(&mut self, start: &FinetuneStart<'_>) {
+        match start.config.to_toml() {
+            Ok(settings) => tracing::info!("settings:\n{}", settings.trim_end()),
+            Err(error) => tracing::warn!("{error}"),
         }
+        if let Some(path) = start.resumed {
+            tracing::info!("going on from {} (step {})", path.display(), start.step);
+        }
+        let (all, trained) = start.parameters;
+        let trained = match trained == all {
+            true => String::new(),
+            false => format!(", of which {trained} are trained"),
+        };
+        let (train, val) = start.samples;
+        tracing::info!(
+            "{all} parameters{trained}; {train} samples of {} classes, {val} to judge by; {} steps an epoch, {} steps in all",
+            start.classes,
+            start.steps_per_epoch,
+            start.total_steps
+        );
+        tracing::info!(
+            "loader: {}; at most {}; activations take {}",
+            start.decoder,
+            show_memory(start.loader_memory),
+            show_bytes(start.activations as u64)
+        );
+        self.begin((start.total_steps, start.step), start.config.epochs);
     }
 
     fn step(&mut self, report: &StepReport) {
@@ -214,7 +250,7 @@ impl Observer for Progress {
 
     fn validating(&mut self) {
         if let Some(bar) = &self.bar {
-            bar.set_message("held-out loss …");
+            bar.set_message("held-out data …");
         }
     }
 
@@ -222,8 +258,14 @@ impl Observer for Progress {
         let val = line
             .val_loss
             .map_or(String::new(), |loss| format!(", held-out loss {loss:.4}"));
+        let accuracy = match (line.val_top1, line.val_top5) {
+            (Some(top1), Some(top5)) => {
+                format!(", top-1 {}, top-5 {}", percent(top1), percent(top5))
+            }
+            _ => String::new(),
+        };
         tracing::info!(
-            "epoch {}/{} done: loss {:.4}{val}{}",
+            "epoch {}/{} done: loss {:.4}{val}{accuracy}{}",
             line.epoch,
             self.epochs,
             line.loss,
@@ -277,7 +319,7 @@ fn counts(data: &[DataCount]) -> String {
 }
 
 /// `2h 05m`, `3m 20s`, `12s`.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s}s"),

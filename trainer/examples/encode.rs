@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         outputs.insert(name, (shape.to_vec(), bytes));
     };
 
-    let (encoder, _) = load_encoder(&case.checkpoint, &case.options)?;
+    let (encoder, _) = load_encoder(&case.checkpoint, &case.options, &Device::Cpu)?;
     let mut workspace = encoder.workspace(batch)?;
     let tokens = encoder.encode(pixels.data(), &mut workspace)?;
     let shape = tokens.dims().to_vec();
@@ -53,24 +53,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         put(name, &[batch, encoder.config.dim], &features);
     }
     if case.logits {
-        let (vit, _) = load_classifier(&case.checkpoint, &case.options)?;
-        let head = vit
-            .params
-            .specs()
-            .iter()
-            .find(|spec| spec.name == "head.bias");
-        let classes = head.map_or(0, |spec| spec.len);
-        let targets = vec![1.0 / classes as f32; batch * classes];
-        let input = VitInput::from_host(&vit, pixels.data(), &targets, &Device::Cpu)?;
-        let mut workspace = vit.workspace(batch, Activations::Recompute)?;
+        let (vit, _) = load_classifier(&case.checkpoint, &case.options, &Device::Cpu)?;
+        let input = VitInput::images(&vit, pixels.data())?;
+        let mut workspace = vit.workspace(batch, Activations::Recompute, false)?;
         put(
             "logits",
-            &[batch, classes],
+            &[batch, vit.classes()],
             &vit.logits(&input, &mut workspace)?,
         );
     }
     if let Some(keep) = case.keep {
-        let (mae, _) = load_mae(&case.checkpoint, &case.options)?;
+        let (mae, _) = load_mae(&case.checkpoint, &case.options, &Device::Cpu)?;
         let ids = inputs.tensor("ids_restore")?;
         let restore: Vec<u32> = ids
             .data()

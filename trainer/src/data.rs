@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use mae_loader::{Dataset, DatasetOptions, LabelSource, Loader, Mixture, Transform, Window};
+use mae_loader::{
+    Dataset, DatasetOptions, LabelSource, Loader, Mixture, TrainTransform, Transform, Window,
+};
 
 use crate::config::{self, PretrainConfig, Sources, WindowSize};
 use crate::error::{Error, Result};
@@ -65,11 +67,11 @@ impl Data {
             .image_size(height as u32, width as u32)
             .channels(config.channels)
             .batch_size(config.batch_size)
-            .transform(Transform::Train {
+            .transform(Transform::Train(TrainTransform {
                 scale: config.crop_scale.into(),
-                ratio: (3.0 / 4.0, 4.0 / 3.0),
                 flip: config.flip,
-            })
+                ..TrainTransform::default()
+            }))
             .masks(mae.patches(), config.keep())
             .repeats(config.repeats)
             .decoder(config.decoder)

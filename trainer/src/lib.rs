@@ -1,6 +1,6 @@
 //! Pre-trains masked autoencoders: joins the loader and the model, and keeps what comes of it.
 //!
-//! [`pretrain()`] runs a [`config::PretrainConfig`]; [`checkpoint`] holds its results, from which a run goes
+//! [`pretrain()`] runs a [`config::PretrainConfig`], [`finetune()`] a [`FinetuneConfig`]; [`checkpoint`] holds its results, from which a run goes
 //! on to the bit; [`metrics::log`] is what it says; [`eval`] judges what was trained.
 
 pub mod checkpoint;
@@ -9,6 +9,9 @@ mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
+pub mod finetune;
+#[cfg(test)]
+mod golden;
 pub mod metrics;
 pub mod observer;
 pub mod optim;
@@ -21,6 +24,7 @@ mod validate;
 
 pub use config::{PretrainConfig, RawPretrain};
 pub use error::{Error, Result};
+pub use finetune::{FinetuneConfig, RawFinetune, finetune};
 pub use observer::{Observer, Outcome};
 pub use pretrain::pretrain;
 pub use step::Stepper;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use mae_loader::MemoryBound;
 use mae_model::StepMemory;
 
+use crate::checkpoint::Best;
 use crate::config::PretrainConfig;
+use crate::finetune::FinetuneStart;
 use crate::metrics::log::{EpochLine, StepLine};
 
 /// The run before its first step.
@@ -91,6 +93,10 @@ pub struct Summary {
     pub loss: Option<f64>,
     /// Held-out loss after that epoch.
     pub val_loss: Option<f64>,
+    /// Held-out top-1 accuracy after that epoch, where it is measured.
+    pub val_top1: Option<f64>,
+    /// The best epoch, where accuracy is measured.
+    pub best: Option<Best>,
     /// Seconds of training, over all the run's parts.
     pub seconds: f64,
     /// The last checkpoint.
@@ -99,8 +105,10 @@ pub struct Summary {
 
 /// Watches a run.
 pub trait Observer {
-    /// Before the first step.
+    /// Before the first step of pre-training.
     fn started(&mut self, _start: &Start<'_>) {}
+    /// Before the first step of fine-tuning.
+    fn finetuning(&mut self, _start: &FinetuneStart<'_>) {}
     /// After every update.
     fn step(&mut self, _report: &StepReport) {}
     /// After an update that is logged.

@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::RunConfig;
 use crate::checkpoint::{self, Checkpoint, files};
-use crate::config::{CONFIG_FILE, PretrainConfig, Resume};
+use crate::config::{CONFIG_FILE, Difference, Resume};
 use crate::error::{Error, Result};
 
 /// The log of the run in `output_dir`.
@@ -22,9 +23,11 @@ pub fn pictures_folder(output_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// If the output folder holds something that the run would mix with.
-pub(crate) fn starting_point(config: &PretrainConfig) -> Result<Option<Checkpoint>> {
-    let output = &config.output_dir;
-    match &config.resume {
+pub(crate) fn starting_point<C: RunConfig>(
+    output: &Path,
+    resume: &Resume,
+) -> Result<Option<Checkpoint<C>>> {
+    match resume {
         Resume::Never => {
             must_be_empty(output)?;
             Ok(None)
@@ -86,14 +89,13 @@ fn must_be_empty(output: &Path) -> Result<()> {
 
 /// Whether `checkpoint` belongs to this run: same settings, same data. What makes the same data come out otherwise
 /// (another decoder or processor) is only logged: the run is the same, though not to the bit.
-pub(crate) fn check_same_run(
-    checkpoint: &Checkpoint,
-    config: &PretrainConfig,
+pub(crate) fn check_same_run<C>(
+    checkpoint: &Checkpoint<C>,
+    differences: Vec<Difference>,
     dataset: &str,
     fingerprint: &str,
 ) -> Result<()> {
     let (path, saved) = (&checkpoint.info.path, &checkpoint.info.state);
-    let differences = config.differences(&saved.config);
     if !differences.is_empty() {
         return Err(Error::OtherConfig {
             path: path.clone(),
@@ -118,26 +120,22 @@ pub(crate) fn check_same_run(
     Ok(())
 }
 
-/// Makes the folder, clears what an interrupted run left unfinished, and writes the resolved settings.
-pub(crate) fn prepare(config: &PretrainConfig) -> Result<()> {
-    let output = &config.output_dir;
+/// Makes the folder, clears what an interrupted run left unfinished, and writes the resolved settings (TOML, and the command that goes
+/// on).
+pub(crate) fn prepare(output: &Path, (settings, resume): (String, String)) -> Result<()> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| Error::Write { path, source }
     };
     fs::create_dir_all(output).map_err(failed(output))?;
     for folder in [
-        output.clone(),
+        output.to_owned(),
         checkpoint::folder(output),
         pictures_folder(output),
     ] {
         files::sweep(&folder).map_err(failed(&folder))?;
     }
     let path = output.join(CONFIG_FILE);
-    let text = format!(
-        "# The run's settings, resolved. Go on with: {}\n{}",
-        config.resume_command(),
-        config.to_toml()?
-    );
+    let text = format!("# The run's settings, resolved. Go on with: {resume}\n{settings}");
     files::commit_file(&path, text.as_bytes()).map_err(failed(&path))
 }

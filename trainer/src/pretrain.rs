@@ -11,7 +11,7 @@ use mae_loader::{Batches, Cursor, HostBatch, SampleId};
 use mae_model::{Feeder, Mae};
 
 use crate::checkpoint::retention::Retention;
-use crate::checkpoint::{self, Checkpoint, RunState, VERSION};
+use crate::checkpoint::{self, Checkpoint, RunKind, RunState, VERSION};
 use crate::config::PretrainConfig;
 use crate::data::Data;
 use crate::device;
@@ -37,19 +37,21 @@ pub fn pretrain(
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let checkpoint = output::starting_point(config)?;
+    let checkpoint = output::starting_point::<PretrainConfig>(&config.output_dir, &config.resume)?;
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
     if let Some(checkpoint) = &checkpoint {
+        let differences = config.differences(&checkpoint.info.state.config);
         output::check_same_run(
             checkpoint,
-            config,
+            differences,
             &data.train.digest(),
             &data.loader.fingerprint(),
         )?;
     }
     let mut run = Run::new(config, &data, checkpoint.as_ref())?;
-    output::prepare(config)?;
+    let settings = (config.to_toml()?, config.resume_command());
+    output::prepare(&config.output_dir, settings)?;
     let mut log = Log::open(
         &output::log_path(&config.output_dir),
         run.progress.step,
@@ -433,6 +435,8 @@ impl<'a> Run<'a> {
             epoch: number,
             loss: epoch_loss / within as f64,
             val_loss,
+            val_top1: None,
+            val_top5: None,
             data: self.data_counts(),
             seconds: self.seconds(),
         };
@@ -483,6 +487,8 @@ impl<'a> Run<'a> {
         log.sync()?;
         let state = RunState {
             version: VERSION,
+            kind: RunKind::Pretrain,
+            best: None,
             written_by: env!("CARGO_PKG_VERSION").to_owned(),
             step,
             steps_per_epoch: self.data.steps_per_epoch,
@@ -546,6 +552,8 @@ impl<'a> Run<'a> {
                 _ => Some(epoch_loss / within as f64),
             },
             val_loss: self.last_epoch.as_ref().and_then(|line| line.val_loss),
+            val_top1: None,
+            best: None,
             seconds: self.seconds(),
             checkpoint,
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mae_loader::{Cursor, Dataset, Loader, LoaderBuilder, Transform};
+use mae_loader::{Cursor, Dataset, Loader, LoaderBuilder, TrainTransform, Transform};
 use mae_model::{Activations, Mae, MaeWorkspace};
 
 use crate::config::{PretrainConfig, eval_resize};
@@ -30,11 +30,12 @@ pub(crate) fn held_out_loader(dataset: Arc<Dataset>, config: &PretrainConfig) ->
 pub(crate) fn picture_loader(builder: LoaderBuilder, config: &PretrainConfig) -> Result<Loader> {
     // Of the training transform only its order is wanted: the first images of a dataset may all be of one class.
     let ratio = config.input_size.width as f64 / config.input_size.height as f64;
-    let whole = Transform::Train {
+    let whole = Transform::Train(TrainTransform {
         scale: (1.0, 1.0),
         ratio: (ratio, ratio),
         flip: false,
-    };
+        ..TrainTransform::default()
+    });
     Ok(common(builder, config)
         .batch_size(PICTURED)
         .transform(whole)

@@ -1,30 +1,50 @@
-//! Which part of an image is used: torchvision's arithmetic, to the pixel.
+//! Which part of an image is used: torchvision's and the reference code's arithmetic, to the pixel.
 //!
 //! Exponential and logarithm come from `libm`, not from the system's C library, whose last bit differs between versions; a crop
 //! could hang on it. `√`, ×, ÷ and rounding are exact everywhere.
 
+use serde::{Deserialize, Serialize};
+
+use super::TrainTransform;
 use crate::decode::{BadImage, ImageSize, Rect};
 use crate::rng::Draws;
 
-/// torchvision's `RandomResizedCrop.get_params`: ten tries at an area of `scale` times the image's and a log-uniform `ratio`
-/// (width / height), then the largest central part whose ratio is within bounds.
+/// What becomes of a part, drawn by area and ratio, that is wider or higher than the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CropRule {
+    /// It is drawn anew, ten times in all; then it is the largest central part whose ratio is within bounds: torchvision's
+    /// `RandomResizedCrop`.
+    #[default]
+    Retry,
+    /// It is cut to the image's width or height, so that every draw is used: the crop of the reference code's linear probe, after
+    /// BYOL's. More parts span the whole image, and their ratio may be out of bounds.
+    Clamp,
+}
+
+/// A random part of an image: area of `scale` times the image's, log-uniform `ratio` (width / height).
 ///
-/// Draws per try: area, ratio, and, if the part fits, its row and its column.
+/// Draws per try: area, ratio, and, if the part is used, its row and its column.
 pub(super) fn random_resized_crop(
     image: ImageSize,
-    scale: (f64, f64),
-    ratio: (f64, f64),
+    train: &TrainTransform,
     draws: &mut Draws,
 ) -> Rect {
     let (width, height) = (f64::from(image.width), f64::from(image.height));
     let area = width * height;
+    let (scale, ratio) = (train.scale, train.ratio);
     let log_ratio = (libm::log(ratio.0), libm::log(ratio.1));
     for _ in 0..10 {
         let target = area * draws.uniform(scale.0, scale.1);
         let aspect = libm::exp(draws.uniform(log_ratio.0, log_ratio.1));
         // Python's round: halves to even.
-        let crop_width = (target * aspect).sqrt().round_ties_even();
-        let crop_height = (target / aspect).sqrt().round_ties_even();
+        let mut crop_width = (target * aspect).sqrt().round_ties_even();
+        let mut crop_height = (target / aspect).sqrt().round_ties_even();
+        if train.crop == CropRule::Clamp {
+            // The reference code draws no column from an image so small that nothing of it is left; here a pixel is.
+            crop_width = crop_width.clamp(1.0, width);
+            crop_height = crop_height.clamp(1.0, height);
+        }
         if (1.0..=width).contains(&crop_width) && (1.0..=height).contains(&crop_height) {
             let (crop_width, crop_height) = (crop_width as u32, crop_height as u32);
             let y = draws.below(image.height - crop_height + 1);
@@ -37,6 +57,12 @@ pub(super) fn random_resized_crop(
             };
         }
     }
+    largest_central(image, ratio)
+}
+
+/// The largest central part whose width / height is within bounds.
+fn largest_central(image: ImageSize, ratio: (f64, f64)) -> Rect {
+    let (width, height) = (f64::from(image.width), f64::from(image.height));
     let image_ratio = width / height;
     let (crop_width, crop_height) = if image_ratio < ratio.0 {
         (image.width, rounded(width / ratio.0, image.height))
@@ -98,8 +124,14 @@ mod tests {
     use super::*;
     use crate::rng::{Key, Purpose};
 
-    const SCALE: (f64, f64) = (0.2, 1.0);
-    const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+    fn train(scale: (f64, f64), ratio: (f64, f64), crop: CropRule) -> TrainTransform {
+        TrainTransform {
+            scale,
+            ratio,
+            crop,
+            ..TrainTransform::default()
+        }
+    }
 
     fn draws(place: u64) -> Draws {
         Draws::new(
@@ -122,9 +154,11 @@ mod tests {
         fn crops_lie_inside_the_image(
             width in 1u32..3000, height in 1u32..3000, place: u64,
             scale in (0.01f64..1.0, 0.01f64..1.0), ratio in (0.1f64..10.0, 0.1f64..10.0),
+            rule in prop_oneof![Just(CropRule::Retry), Just(CropRule::Clamp)],
         ) {
             let ordered = |(a, b): (f64, f64)| (a.min(b), a.max(b));
-            let crop = random_resized_crop(size(width, height), ordered(scale), ordered(ratio), &mut draws(place));
+            let train = train(ordered(scale), ordered(ratio), rule);
+            let crop = random_resized_crop(size(width, height), &train, &mut draws(place));
             prop_assert!(crop.width >= 1 && crop.x + crop.width <= width, "{crop:?}");
             prop_assert!(crop.height >= 1 && crop.y + crop.height <= height, "{crop:?}");
         }
@@ -141,9 +175,13 @@ mod tests {
     #[test]
     fn area_and_ratio_are_uniform_and_log_uniform() {
         let (image, rounds) = (size(1000, 1000), 4000);
+        let train = TrainTransform {
+            scale: (0.2, 0.6),
+            ..TrainTransform::default()
+        };
         let (mut area, mut log_ratio, mut fits) = (0.0, 0.0, 0);
         for place in 0..rounds {
-            let crop = random_resized_crop(image, (0.2, 0.6), RATIO, &mut draws(place));
+            let crop = random_resized_crop(image, &train, &mut draws(place));
             let share = f64::from(crop.width) * f64::from(crop.height) / 1e6;
             assert!((0.198..0.602).contains(&share));
             area += share;
@@ -160,8 +198,9 @@ mod tests {
     #[test]
     fn elongated_images_fall_back_to_the_centre() {
         // No try can fit: the area asked for is far wider or higher than the image at any ratio allowed.
+        let usual = TrainTransform::default();
         assert_eq!(
-            random_resized_crop(size(1000, 10), SCALE, RATIO, &mut draws(0)),
+            random_resized_crop(size(1000, 10), &usual, &mut draws(0)),
             Rect {
                 x: 493,
                 y: 0,
@@ -170,7 +209,7 @@ mod tests {
             }
         );
         assert_eq!(
-            random_resized_crop(size(10, 1000), SCALE, RATIO, &mut draws(0)),
+            random_resized_crop(size(10, 1000), &usual, &mut draws(0)),
             Rect {
                 x: 0,
                 y: 493,
@@ -179,7 +218,11 @@ mod tests {
             }
         );
         assert_eq!(
-            random_resized_crop(size(1, 1), (1.0, 1.0), (1.0, 1.0), &mut draws(0)),
+            random_resized_crop(
+                size(1, 1),
+                &train((1.0, 1.0), (1.0, 1.0), CropRule::Retry),
+                &mut draws(0)
+            ),
             Rect {
                 x: 0,
                 y: 0,
@@ -187,6 +230,20 @@ mod tests {
                 height: 1
             }
         );
+    }
+
+    #[test]
+    fn a_clamped_part_spans_an_elongated_image() {
+        let train = TrainTransform {
+            crop: CropRule::Clamp,
+            ..TrainTransform::default()
+        };
+        for place in 0..50 {
+            let crop = random_resized_crop(size(1000, 10), &train, &mut draws(place));
+            assert_eq!((crop.y, crop.height), (0, 10));
+            // A fifth of the area at the least, at the highest ratio's width and the lowest's.
+            assert!((38..=116).contains(&crop.width), "{crop:?}");
+        }
     }
 
     #[test]

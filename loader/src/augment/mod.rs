@@ -1,49 +1,26 @@
-//! From a decoded image to the pixels of a slot: crop, resize, flip.
+//! From a decoded image to the pixels of a slot: crop, resize, flip, and in fine-tuning RandAugment.
 //!
 //! Crop then resize, as torchvision: the resize never reads outside the crop. Pixels stay 8-bit; normalising, and augmentations
-//! that need floats, are left to the device.
+//! that need floats, are left to the device. Of these only the numbers are drawn here: boxes to erase, and how a batch is mixed.
 
 mod crop;
+mod erase;
+mod mixing;
+mod rand_augment;
 mod resize;
+mod transform;
 
-use serde::{Deserialize, Serialize};
-
-pub use self::crop::short_side;
+pub use self::crop::{CropRule, short_side};
+pub(crate) use self::erase::erase_box;
+pub use self::mixing::{Mix, Mixing, mix_draw};
+pub use self::rand_augment::RandAugment;
+use self::rand_augment::RandAugmenter;
+#[cfg(test)]
+pub(crate) use self::rand_augment::{Operation, draw as draw_operation};
 pub use self::resize::Resizer;
+pub use self::transform::{TrainTransform, Transform};
 use crate::decode::{BadImage, ImageSize, Rect, Region, Wanted};
-use crate::rng::Draws;
-
-/// How an image becomes a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Transform {
-    /// For training: a random part, resized to the sample's size, mirrored in half of all cases.
-    ///
-    /// The part is that of torchvision's `RandomResizedCrop`.
-    Train {
-        /// Least and greatest share of the image's area.
-        scale: (f64, f64),
-        /// Least and greatest width / height.
-        ratio: (f64, f64),
-        /// Mirror left and right at random.
-        flip: bool,
-    },
-    /// For evaluation: the short side resized to `resize` pixels, then the centre cut out (torchvision's `Resize` and `CenterCrop`).
-    Eval {
-        /// Short side after resizing. At the image's own size nothing is resampled.
-        resize: u32,
-    },
-}
-
-impl Default for Transform {
-    /// The MAE recipe: scale 0.2–1, ratio 3/4–4/3, flip.
-    fn default() -> Self {
-        Transform::Train {
-            scale: (0.2, 1.0),
-            ratio: (3.0 / 4.0, 4.0 / 3.0),
-            flip: true,
-        }
-    }
-}
+use crate::rng::{Draws, Key, Purpose};
 
 /// What one image goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,33 +78,41 @@ impl ImagePlan {
     }
 }
 
-/// Crops, resizes and flips; one belongs to each worker thread and keeps its memory between images.
+/// Crops, resizes, flips and augments; one belongs to each worker thread and keeps its memory between images.
 pub(crate) struct Augmenter {
     transform: Transform,
     size: ImageSize,
     max_pixels: u64,
     resizer: Resizer,
     scratch: Vec<u8>,
+    operations: Option<RandAugmenter>,
 }
 
 impl Augmenter {
     /// Makes samples of `size`; refuses images that would have more than `max_pixels` pixels on the way.
     pub(crate) fn new(transform: Transform, size: ImageSize, max_pixels: u64) -> Self {
+        let operations = match transform {
+            Transform::Train(train) => train
+                .augment
+                .map(|policy| RandAugmenter::new(policy, size, train.fill)),
+            Transform::Eval { .. } => None,
+        };
         Augmenter {
             transform,
             size,
             max_pixels,
             resizer: Resizer::new(),
             scratch: Vec::new(),
+            operations,
         }
     }
 
     /// Decides about an image of size `image`. Draws the flip first, then the crop.
     pub(crate) fn plan(&self, image: ImageSize, draws: &mut Draws) -> Result<ImagePlan, BadImage> {
         match self.transform {
-            Transform::Train { scale, ratio, flip } => {
-                let flip = flip && draws.coin();
-                let part = crop::random_resized_crop(image, scale, ratio, draws);
+            Transform::Train(train) => {
+                let flip = train.flip && draws.coin();
+                let part = crop::random_resized_crop(image, &train, draws);
                 Ok(ImagePlan {
                     part,
                     least: self.size,
@@ -157,11 +142,13 @@ impl Augmenter {
         }
     }
 
-    /// Carries out `plan` on decoded pixels; fills `out`, `[height, width, channels]`.
+    /// Carries out `plan` on decoded pixels; fills `out`, `[height, width, channels]`. What is done to them after that, where anything
+    /// is, is drawn at `key`.
     pub(crate) fn apply(
         &mut self,
         region: &Region<'_>,
         plan: &ImagePlan,
+        key: Key,
         out: &mut [u8],
     ) -> Result<(), BadImage> {
         let channels = region.channels;
@@ -183,6 +170,10 @@ impl Augmenter {
         }
         if plan.flip {
             flip_rows(out, self.size.width as usize, channels);
+        }
+        if let Some(operations) = &mut self.operations {
+            let mut draws = Draws::new(Purpose::Augment, key);
+            operations.augment(&mut draws, out, channels);
         }
         Ok(())
     }
@@ -211,18 +202,18 @@ fn flip_rgb(pixels: &mut [u8], width: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Key, Purpose};
+
+    fn key(place: u64) -> Key {
+        Key {
+            seed: 0,
+            epoch: 0,
+            place,
+            repeat: 0,
+        }
+    }
 
     fn draws(place: u64) -> Draws {
-        Draws::new(
-            Purpose::Crop,
-            Key {
-                seed: 0,
-                epoch: 0,
-                place,
-                repeat: 0,
-            },
-        )
+        Draws::new(Purpose::Crop, key(place))
     }
 
     fn region(pixels: &[u8], width: u32, height: u32, channels: usize) -> Region<'_> {
@@ -257,7 +248,7 @@ mod tests {
         let plan = augmenter.plan(size, &mut draws(0)).unwrap();
         let mut out = vec![0; pixels.len()];
         augmenter
-            .apply(&region(&pixels, 32, 32, 3), &plan, &mut out)
+            .apply(&region(&pixels, 32, 32, 3), &plan, key(0), &mut out)
             .unwrap();
         assert_eq!(out, pixels);
     }
@@ -284,7 +275,7 @@ mod tests {
             .unwrap();
         let mut out = vec![0; 100];
         augmenter
-            .apply(&region(&pixels, 40, 20, 1), &plan, &mut out)
+            .apply(&region(&pixels, 40, 20, 1), &plan, key(0), &mut out)
             .unwrap();
         assert_eq!((out[0], out[9], out[90], out[99]), (20, 29, 29, 38));
     }
@@ -302,7 +293,7 @@ mod tests {
                 .unwrap();
             let mut out = vec![0; 64];
             augmenter
-                .apply(&region(pixels, width, height, 1), &plan, &mut out)
+                .apply(&region(pixels, width, height, 1), &plan, key(0), &mut out)
                 .unwrap();
             out
         };
@@ -333,11 +324,10 @@ mod tests {
         };
         assert!((400..600).contains(&count(Transform::default())));
         assert_eq!(
-            count(Transform::Train {
-                scale: (0.2, 1.0),
-                ratio: (0.75, 1.0),
-                flip: false
-            }),
+            count(Transform::Train(TrainTransform {
+                flip: false,
+                ..TrainTransform::default()
+            })),
             0
         );
     }

@@ -37,6 +37,8 @@ pub(crate) struct BatchShape {
     pub(crate) keep: usize,
     /// All patches of a mask, 0 without masks.
     pub(crate) patches: usize,
+    /// Numbers of a box to erase: 4, or 0 without erasing.
+    pub(crate) erase: usize,
     /// Whether samples have labels.
     pub(crate) labels: bool,
 }
@@ -73,6 +75,7 @@ pub(crate) struct Buffers {
     pixels: Memory<u8>,
     ids_keep: Memory<u32>,
     ids_restore: Memory<u32>,
+    erase_boxes: Memory<u32>,
     labels: Memory<u32>,
     samples: Memory<SampleId>,
 }
@@ -89,6 +92,7 @@ impl Buffers {
             pixels: source.zeros(rows * shape.image)?,
             ids_keep: source.zeros(rows * shape.keep)?,
             ids_restore: source.zeros(rows * shape.patches)?,
+            erase_boxes: source.zeros(rows * shape.erase)?,
             labels: source.zeros(rows)?,
             samples: vec![sample; rows].into(),
         })
@@ -105,6 +109,7 @@ impl Buffers {
             pixels: Parts::new(self.pixels, shape.image * shape.repeats),
             ids_keep: Parts::new(self.ids_keep, shape.keep * shape.repeats),
             ids_restore: Parts::new(self.ids_restore, shape.patches * shape.repeats),
+            erase_boxes: Parts::new(self.erase_boxes, shape.erase * shape.repeats),
             labels: Parts::new(self.labels, shape.repeats),
             samples: Parts::new(self.samples, shape.repeats),
             notes: Mutex::default(),
@@ -140,6 +145,7 @@ struct OpenBatch {
     pixels: Parts<u8>,
     ids_keep: Parts<u32>,
     ids_restore: Parts<u32>,
+    erase_boxes: Parts<u32>,
     labels: Parts<u32>,
     samples: Parts<SampleId>,
     notes: Mutex<Notes>,
@@ -165,6 +171,7 @@ pub(crate) struct SlotParts<'a> {
     pub(crate) pixels: &'a mut [u8],
     pub(crate) ids_keep: &'a mut [u32],
     pub(crate) ids_restore: &'a mut [u32],
+    pub(crate) erase_boxes: &'a mut [u32],
     pub(crate) labels: &'a mut [u32],
     pub(crate) samples: &'a mut [SampleId],
 }
@@ -175,11 +182,12 @@ impl Slot {
         let (batch, index) = (&self.batch, self.index);
         // SAFETY: this slot is the only one with this index in this batch (`Buffers::open`), it is borrowed mutably for as long as
         // the parts are, and the batch's other users wait until every slot is finished.
-        let (pixels, ids_keep, ids_restore, labels, samples) = unsafe {
+        let (pixels, ids_keep, ids_restore, erase_boxes, labels, samples) = unsafe {
             (
                 batch.pixels.part(index),
                 batch.ids_keep.part(index),
                 batch.ids_restore.part(index),
+                batch.erase_boxes.part(index),
                 batch.labels.part(index),
                 batch.samples.part(index),
             )
@@ -188,6 +196,7 @@ impl Slot {
             pixels,
             ids_keep,
             ids_restore,
+            erase_boxes,
             labels,
             samples,
         }
@@ -247,6 +256,7 @@ impl Slot {
                 pixels: batch.pixels.into_memory(),
                 ids_keep: batch.ids_keep.into_memory(),
                 ids_restore: batch.ids_restore.into_memory(),
+                erase_boxes: batch.erase_boxes.into_memory(),
                 labels: batch.labels.into_memory(),
                 samples: batch.samples.into_memory(),
             },
@@ -349,6 +359,13 @@ impl HostBatch {
         &buffers.ids_restore[..self.len() * buffers.shape.patches]
     }
 
+    /// The box to erase of each sample, `[B, 4]`: top, left, height, width in pixels of the sample, zeros where nothing is erased.
+    /// Empty unless asked for by [`erasing`](crate::LoaderBuilder::erasing). The pixels here are still there.
+    pub fn erase_boxes(&self) -> &[u32] {
+        let buffers = self.buffers();
+        &buffers.erase_boxes[..self.len() * buffers.shape.erase]
+    }
+
     /// Class index of each row, `[B]`, where the data set has labels.
     pub fn labels(&self) -> Option<&[u32]> {
         let buffers = self.buffers();
@@ -408,6 +425,7 @@ mod tests {
             image: 6,
             keep: 1,
             patches: 3,
+            erase: 4,
             labels: true,
         }
     }
@@ -428,6 +446,7 @@ mod tests {
             let parts = slot.parts();
             parts.pixels.fill(index as u8);
             parts.ids_restore.copy_from_slice(&[index; 3]);
+            parts.erase_boxes.fill(index);
             parts.labels.fill(index);
             parts.samples.fill(SampleId {
                 shard: 1,
@@ -469,6 +488,7 @@ mod tests {
         );
         assert_eq!(batch.ids_restore(), [0, 0, 0, 1, 1, 1, 2, 2, 2]);
         assert_eq!(batch.labels(), Some(&[0, 1, 2][..]));
+        assert_eq!(batch.erase_boxes(), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
         assert_eq!(batch.ids_keep().len(), 3);
         assert_eq!(
             batch.bad().iter().map(|bad| bad.slot).collect::<Vec<_>>(),

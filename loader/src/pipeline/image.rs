@@ -1,4 +1,4 @@
-//! The work on one image: read, decode, crop, resize, flip.
+//! The work on one image: read, decode, crop, resize, flip, augment.
 
 use std::sync::Arc;
 
@@ -105,10 +105,10 @@ impl ImageMaker {
         }
         let length = pixels.len() / plans.len();
         timed(&counters.resize, || {
-            plans
-                .iter()
-                .zip(pixels.chunks_exact_mut(length))
-                .try_for_each(|(plan, pixels)| augmenter.apply(&region, plan, pixels))
+            let rows = plans.iter().zip(pixels.chunks_exact_mut(length));
+            (0..).zip(rows).try_for_each(|(repeat, (plan, pixels))| {
+                augmenter.apply(&region, plan, Key { repeat, ..key }, pixels)
+            })
         })?;
         Ok(label.unwrap_or(0))
     }

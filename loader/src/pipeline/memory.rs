@@ -1,5 +1,6 @@
 //! How much memory a loader takes at most: a sum that its settings give.
 
+use crate::augment::Transform;
 use crate::config::Settings;
 
 /// A thread's stack, as far as it is used, and what the allocator keeps for it.
@@ -11,13 +12,13 @@ const MAX_ROWS: u64 = 65_535;
 /// An upper bound on a loader's memory, in bytes, while batches are made: see [`Loader::memory_bound`](super::Loader::memory_bound).
 ///
 /// ```text
-/// batches  = (prefetch + 1) × (rows × (H × W × C + 4 × (K + L + 1) + 8))
-/// threads  = threads × (2 MiB + largest encoded image + P × (2 × C + 6) + W × C × min(P, 65,535))
+/// batches  = (prefetch + 1) × (rows × (H × W × C + 4 × (K + L + E + 1) + 8))
+/// threads  = threads × (2 MiB + largest encoded image + P × (2 × C + 6) + W × C × min(P, 65,535) + A)
 /// order    = 4 × samples of the largest window + 16 × shards, summed over data sets; where several are mixed, + 8 × 65,536
 /// ```
 ///
-/// with rows of `H × W` pixels and `C` channels, masks of `K` visible among `L` patches, and images of at most `P`
-/// ([`max_pixels`](crate::LoaderBuilder::max_pixels)) pixels. A progressive JPEG keeps the 16-bit coefficients of three components
+/// with rows of `H × W` pixels and `C` channels, masks of `K` visible among `L` patches, `E` being 4 with boxes to erase and else 0, `A` being
+/// `4 × H × W + 32 × C × max(H, W)` with random augmentation and else 0, and images of at most `P` ([`max_pixels`](crate::LoaderBuilder::max_pixels)) pixels. A progressive JPEG keeps the 16-bit coefficients of three components
 /// while it is decoded: `6 × P`. Not in it: the index of the data set, and batches that the caller holds beyond one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -35,13 +36,22 @@ impl MemoryBound {
     pub(super) fn new(settings: &Settings, largest: u64, order: u64) -> Self {
         let shape = settings.batch_shape();
         let rows = (shape.slots * shape.repeats) as u64;
-        let row = (shape.image + 4 * (shape.keep + shape.patches + 1) + 8) as u64;
+        let row = (shape.image + 4 * (shape.keep + shape.patches + shape.erase + 1) + 8) as u64;
         let channels = settings.channels as u64;
         let pixels = settings.max_pixels;
+        let augment = match settings.transform {
+            Transform::Train(train) if train.augment.is_some() => {
+                let (width, height) = (settings.size.width, settings.size.height);
+                4 * u64::from(width) * u64::from(height)
+                    + 32 * channels * u64::from(width.max(height))
+            }
+            _ => 0,
+        };
         let between = u64::from(settings.size.width) * channels * pixels.min(MAX_ROWS);
         let image = largest
             .saturating_add(pixels.saturating_mul(2 * channels + 6))
-            .saturating_add(between);
+            .saturating_add(between)
+            .saturating_add(augment);
         MemoryBound {
             batches: (settings.prefetch as u64 + 1) * rows * row,
             threads: (settings.threads as u64).saturating_mul(THREAD_BYTES.saturating_add(image)),

@@ -17,7 +17,7 @@ pub struct Stats {
     pub read: Duration,
     /// Time in decoding.
     pub decode: Duration,
-    /// Time in cropping, resizing and flipping.
+    /// Time in cropping, resizing, flipping and augmenting.
     pub resize: Duration,
     /// Time in drawing masks.
     pub mask: Duration,

@@ -106,6 +106,7 @@ fn settings(fake: &Fake) -> Settings {
             patches: 12,
             keep: 3,
         }),
+        erasing: None,
         seed: 5,
         threads: 2,
         epochs: 2,

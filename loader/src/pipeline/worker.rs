@@ -10,6 +10,7 @@ use crossbeam::channel::{Receiver, Sender};
 use super::Samples;
 use super::image::{Failure, ImageMaker};
 use super::stats::{Counters, add, timed};
+use crate::augment::erase_box;
 use crate::batch::{Finished, Slot};
 use crate::config::Settings;
 use crate::decode::Decoder;
@@ -152,6 +153,12 @@ impl Worker {
                     masks.sample(&mut draws, ids_keep, ids_restore);
                 }
             });
+        }
+        if let Some(probability) = self.settings.erasing {
+            for (repeat, row) in (0..).zip(parts.erase_boxes.chunks_exact_mut(4)) {
+                let mut draws = Draws::new(Purpose::Erase, Key { repeat, ..key });
+                row.copy_from_slice(&erase_box(probability, self.settings.size, &mut draws));
+            }
         }
         if let Some(reason) = first_reason {
             add(&self.counters.bad, 1);

@@ -34,6 +34,11 @@ struct Fibre {
     bool started = false, done = false;
 };
 
+struct Copy {
+    void *to;
+    const void *from;
+};
+
 // The fibres' stacks, kept from launch to launch.
 thread_local std::vector<std::unique_ptr<char[]>> stacks;
 
@@ -45,6 +50,8 @@ struct Block {
     std::vector<std::array<uint32_t, 6>> words;
     std::vector<const bf16 *> rows;
     std::vector<float4> shared;
+    // What each thread copies when it waits.
+    std::vector<std::vector<Copy>> copies;
     Barrier all;
     uint32_t running = 0, current = 0;
     // Whether something happened since the scheduler last began with the first fibre.
@@ -86,6 +93,9 @@ void enter() {
     fibre.done = true;
     block->running--;
     block->progress = true;
+    if (!block->copies[block->current].empty()) {
+        fail("a thread returned without waiting for its copies");
+    }
     if (block->all.waiting > 0) {
         fail("a thread returned while others wait for it at a barrier");
     }
@@ -120,6 +130,7 @@ void run_block(void (*body)(void *), void *argument) {
     block->values.assign(threads, 0);
     block->words.resize(threads);
     block->rows.resize(threads);
+    block->copies.resize(threads);
     block->fibres.resize(threads);
     while (stacks.size() < threads) {
         stacks.emplace_back(new char[STACK]);
@@ -161,6 +172,28 @@ uint32_t host_shuffle(uint32_t mask, uint32_t bits, uint32_t lane) {
 }
 
 unsigned char *host_dynamic_shared() { return reinterpret_cast<unsigned char *>(block->shared.data()); }
+
+void copy_later(void *to, const void *from, bool given) {
+    host_check_address(to, 16);
+    memset(to, given ? 0xff : 0, 16);
+    if (given) {
+        host_check_address(from, 16);
+        block->copies[block->current].push_back({to, from});
+    }
+}
+
+void wait_for_copies() {
+    for (const Copy &copy : block->copies[block->current]) {
+        memcpy(copy.to, copy.from, 16);
+    }
+    block->copies[block->current].clear();
+}
+
+void host_check_address(const void *at, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(at) % bytes != 0) {
+        fail("an access of several numbers at once needs an address at a multiple of their size");
+    }
+}
 
 namespace {
 
@@ -215,7 +248,9 @@ void host_load_matrices(uint32_t (&r)[4], const bf16 *row, bool transposed) {
 }
 
 #include "../attention.cu"
+#include "../attention_f32.cu"
 #include "../augment.cu"
+#include "../classify.cu"
 #include "../elementwise.cu"
 #include "../gelu.cu"
 #include "../image.cu"
@@ -251,7 +286,8 @@ const Entry ENTRIES[] = {
     BOTH(embed_backward),      BOTH(embed_forward),      BOTH(gelu_backward),    BOTH(gelu_forward),
     BOTH(layer_norm_backward), BOTH(layer_norm_forward), BOTH(layer_norm_residual), BOTH(removed_backward),
     BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), BOTH(masked_loss), BOTH(patchify), ENTRY(column_sums), BOTH(column_parts),
-    BOTH(erase), BOTH(mix), BOTH(scale), BOTH(add_bias), ENTRY(fill), ENTRY(round_to_bf16), ENTRY(add_residual),
+    ENTRY(pool_forward), ENTRY(pool_backward), ENTRY(cross_entropy),
+    BOTH(erase), BOTH(mix), BOTH(scale), BOTH(add_bias), ENTRY(fill), ENTRY(round_to_bf16), ENTRY(join), BOTH(join_backward),
     ENTRY(record_loss), ENTRY(sum_squares), ENTRY(settle), ENTRY(adamw),
 };
 

@@ -9,17 +9,29 @@
 
 #define MAE_DEVICE static inline
 #define MAE_MEMBER inline
-#define MAE_KERNEL(threads) extern "C" void
+#define MAE_KERNEL(...) extern "C" void
 #define __shared__ static thread_local
 // The launch's own shared memory, as bytes.
 #define MAE_DYNAMIC_SHARED(name) unsigned char *name = host_dynamic_shared()
 unsigned char *host_dynamic_shared();
+// Aborts unless the address is a multiple of `bytes`.
+void host_check_address(const void *at, size_t bytes);
+
+// Memory as one value of a wider type.
+template <typename V> static inline const V &whole(const void *at) {
+    host_check_address(at, sizeof(V));
+    return *static_cast<const V *>(at);
+}
+template <typename V> static inline V &whole(void *at) { return const_cast<V &>(whole<V>(static_cast<const void *>(at))); }
 
 struct uint3 {
     uint32_t x, y, z;
 };
 struct uint2 {
     uint32_t x, y;
+};
+struct alignas(8) float2 {
+    float x, y;
 };
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
@@ -30,6 +42,16 @@ struct alignas(16) float4 {
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 static inline uint32_t min(uint32_t a, uint32_t b) { return a < b ? a : b; }
+#define __restrict__ __restrict
+
+// Copies 16 bytes, or zeros unless `given`, when the thread waits; until then there is nothing but NaN.
+void copy_later(void *to, const void *from, bool given);
+void wait_for_copies();
+
+// What the device has instructions for.
+static inline float exp2_fast(float x) { return exp2f(x); }
+static inline float log2_fast(float x) { return log2f(x); }
+static inline float reciprocal_fast(float x) { return 1.0f / x; }
 
 extern thread_local uint3 threadIdx, blockIdx, blockDim, gridDim;
 

@@ -1,4 +1,4 @@
-//! Launches of `kernels/attention.cu`.
+//! Launches of `kernels/attention.cu` and `kernels/attention_f32.cu`.
 
 use std::ops::Range;
 
@@ -9,14 +9,13 @@ use super::{Engine, Launch, message, reduce, scratch, suffix};
 use crate::Result;
 use crate::ops::Accumulate;
 
-/// Widths of heads that tensor-core kernels are made for; others are padded to the next.
-const WIDTHS: [usize; 3] = [32, 64, 80];
-/// Rows that a warp takes, and warps of a block at most.
+/// Widths of heads that tensor-core kernels are made for, and warps of a block at most; other widths are padded to the next.
+const WIDTHS: [(usize, usize); 3] = [(32, 8), (64, 6), (80, 6)];
+/// Rows that a warp takes.
 const ROWS: usize = 16;
-const WARPS: usize = 8;
 /// A head's rows pass through shared memory at once up to so many bytes, else so many rows at a time.
 const SHARED: usize = 96 << 10;
-const CHUNK: usize = WARPS * ROWS;
+const CHUNK: usize = 128;
 
 /// How a launch shares out the rows of a head.
 struct Plan {
@@ -70,20 +69,20 @@ impl Shape {
                 backward_bytes: 2 * bytes,
             });
         }
-        let wide = WIDTHS.into_iter().find(|&wide| self.width <= wide);
-        let Some(wide) = wide.filter(|_| self.width.is_multiple_of(8)) else {
+        let wide = WIDTHS.into_iter().find(|&(wide, _)| self.width <= wide);
+        let Some((wide, warps)) = wide.filter(|_| self.width.is_multiple_of(8)) else {
             return Err(message(format!(
                 "attention on a GPU in bfloat16 takes heads whose width is a multiple of 8, to {}; this one is {}",
-                WIDTHS[WIDTHS.len() - 1],
+                WIDTHS[WIDTHS.len() - 1].0,
                 self.width
             )));
         };
         let tiles = self.tokens.div_ceil(ROWS);
-        let parts = tiles.div_ceil(WARPS);
-        // Two rows of eight numbers more than the width, and in the backward three numbers of f32.
-        let (two, three) = (2 * (wide + 8) * 2, 3 * size_of::<f32>());
+        let parts = tiles.div_ceil(warps);
+        // Two rows of eight numbers more than the width, and in the backward two numbers of f32.
+        let (rows, stats) = (2 * (wide + 8) * 2, 2 * size_of::<f32>());
         let chunk = match tiles * ROWS {
-            rows if rows * (two + three) <= SHARED => rows,
+            all if all * (rows + stats) <= SHARED => all,
             _ => CHUNK,
         };
         Ok(Plan {
@@ -92,8 +91,8 @@ impl Shape {
             warps: tiles.div_ceil(parts),
             parts,
             chunk,
-            forward_bytes: chunk * two,
-            backward_bytes: chunk * (two + three),
+            forward_bytes: chunk * rows,
+            backward_bytes: chunk * (rows + stats),
         })
     }
 
@@ -102,6 +101,7 @@ impl Shape {
             .count(self.tokens)?
             .count(self.heads)?
             .count(self.width)?
+            .float(1.0 / (self.width as f32).sqrt())
             .count(plan.parts)?
             .count(plan.chunk)
     }
@@ -173,8 +173,8 @@ pub(crate) fn backward(
         // The plain kernels leave the sums to this.
         DType::F32 => {
             let made = input(dqkv, dtype, 3 * len)?;
-            reduce::column_sums(engine, made, (rows, 3 * dim, 3 * dim), grads, mode)
+            reduce::column_sums(engine, made, (rows, 3 * dim), &[Some(grads)], mode)
         }
-        _ => reduce::column_sums(engine, sums, (sum_rows, 3 * dim, 3 * dim), grads, mode),
+        _ => reduce::column_sums(engine, sums, (sum_rows, 3 * dim), &[Some(grads)], mode),
     }
 }

@@ -5,6 +5,7 @@ use candle_core::{DType, Tensor};
 use super::address::{input, output};
 use super::{Engine, Launch, message, suffix};
 use crate::Result;
+use crate::ops::layer_norm::Joining;
 
 const THREADS: usize = 256;
 /// Blocks of a launch at most; numbers are dealt out to them in turn.
@@ -47,19 +48,33 @@ pub(crate) fn add_bias(engine: &Engine, x: &Tensor, bias: &Tensor) -> Result<()>
         .run(engine)
 }
 
-/// As [`crate::ops::layer_norm::add_residual`].
-pub(crate) fn add_residual(
-    engine: &Engine,
-    x: &Tensor,
-    residual: &Tensor,
-    added: &Tensor,
-) -> Result<()> {
-    let (count, dim) = (x.elem_count(), added.elem_count());
+/// As [`crate::ops::layer_norm::join`].
+pub(crate) fn join(engine: &Engine, x: &Tensor, joining: Joining<'_>) -> Result<()> {
+    let (count, dim) = (x.elem_count(), joining.bias.elem_count());
     fours(dim)?;
-    over("add_residual", count, 4)
+    over("join", count, 4)
         .pointer(output(x, DType::F32, count)?)
-        .pointer(input(residual, DType::F32, count)?)
-        .pointer(input(added, DType::F32, dim)?)
+        .pointer(input(joining.residual, DType::F32, count)?)
+        .pointer(input(joining.bias, DType::F32, dim)?)
+        .factors(joining.factors, count / dim)?
+        .count(dim)?
+        .long(count)
+        .run(engine)
+}
+
+/// As [`crate::ops::layer_norm::join_backward`].
+pub(crate) fn join_backward(
+    engine: &Engine,
+    dx: &Tensor,
+    factors: Option<&Tensor>,
+    operand: &Tensor,
+) -> Result<()> {
+    let (count, dim) = (dx.elem_count(), dx.dim(candle_core::D::Minus1)?);
+    fours(dim)?;
+    over(format!("join_backward_{}", suffix(operand)?), count, 4)
+        .pointer(input(dx, DType::F32, count)?)
+        .factors(factors, count / dim)?
+        .pointer(output(operand, operand.dtype(), count)?)
         .count(dim)?
         .long(count)
         .run(engine)

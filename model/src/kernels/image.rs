@@ -9,8 +9,8 @@ use crate::config::{MaeConfig, VitConfig};
 use crate::ops::masked_loss::NORM_PIX_EPS;
 
 const THREADS: usize = 256;
-/// Blocks of a launch; more patches are dealt out in turn.
-const BLOCKS: usize = 4096;
+/// Blocks of a launch for each multiprocessor, several times what it runs at once; more patches are dealt out in turn.
+const BLOCKS: usize = 32;
 
 fn channels(config: &VitConfig) -> Result<Channels> {
     let mut channels = Channels {
@@ -51,7 +51,8 @@ pub(crate) fn patchify(
     let bytes = batch * config.image_size.0 * config.image_size.1 * config.channels;
     let kernel = format!("patchify_{}", suffix(patches)?);
     let len = batch * kept * config.patch_len();
-    Launch::new(kernel, (batch * kept).min(BLOCKS), THREADS)
+    let blocks = (batch * kept).min(BLOCKS * engine.processors()?);
+    Launch::new(kernel, blocks, THREADS)
         .pointer(input(pixels, DType::U8, bytes)?)
         .pointer(input(ids, DType::U32, batch * kept)?)
         .pointer(output(patches, patches.dtype(), len)?)
@@ -73,7 +74,8 @@ pub(crate) fn masked_loss(
     let (vit, (batch, count, len)) = (&config.vit, prediction.dims3()?);
     let (patches, bytes) = (config.patches(), batch * vit.patches() * vit.patch_len());
     let kernel = format!("masked_loss_{}", suffix(prediction)?);
-    Launch::new(kernel, (batch * patches).min(BLOCKS), THREADS)
+    let blocks = (batch * patches).min(BLOCKS * engine.processors()?);
+    Launch::new(kernel, blocks, THREADS)
         .pointer(input(pixels, DType::U8, bytes)?)
         .pointer(input(ids_restore, DType::U32, batch * patches)?)
         .pointer(output(prediction, prediction.dtype(), batch * count * len)?)

@@ -3,10 +3,14 @@
 use candle_core::{DType, Tensor};
 
 use super::address::{input, output};
-use super::{Engine, Launch, ROW_BLOCKS, reduce, row_threads, scratch, suffix};
+use super::{Engine, Launch, elementwise, reduce, scratch, suffix};
 use crate::Result;
 use crate::ops::Accumulate;
-use crate::ops::layer_norm::NormGrads;
+use crate::ops::layer_norm::{Joining, NormGrads, StreamGradient};
+
+/// Registers that a thread needs, at most.
+const FORWARD: usize = 40;
+const BACKWARD: usize = 64;
 
 /// As [`crate::ops::layer_norm::forward`].
 pub(crate) fn forward(
@@ -20,7 +24,8 @@ pub(crate) fn forward(
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
     let kernel = format!("layer_norm_forward_{}", suffix(y)?);
-    Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
+    let (blocks, threads) = engine.rows(rows, dim, FORWARD)?;
+    Launch::new(kernel, blocks, threads)
         .pointer(input(x, DType::F32, rows * dim)?)
         .pointer(input(weight, DType::F32, dim)?)
         .pointer(input(bias, DType::F32, dim)?)
@@ -36,7 +41,7 @@ pub(crate) fn forward(
 pub(crate) fn residual_forward(
     engine: &Engine,
     x: &Tensor,
-    (residual, added): (&Tensor, &Tensor),
+    joining: Joining<'_>,
     (weight, bias): (&Tensor, &Tensor),
     eps: f32,
     y: &Tensor,
@@ -45,10 +50,12 @@ pub(crate) fn residual_forward(
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
     let kernel = format!("layer_norm_residual_{}", suffix(y)?);
-    Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
+    let (blocks, threads) = engine.rows(rows, dim, FORWARD)?;
+    Launch::new(kernel, blocks, threads)
         .pointer(output(x, DType::F32, rows * dim)?)
-        .pointer(input(residual, DType::F32, len)?)
-        .pointer(input(added, DType::F32, dim)?)
+        .pointer(input(joining.residual, DType::F32, len)?)
+        .pointer(input(joining.bias, DType::F32, dim)?)
+        .factors(joining.factors, rows)?
         .pointer(input(weight, DType::F32, dim)?)
         .pointer(input(bias, DType::F32, dim)?)
         .float(eps)
@@ -66,35 +73,39 @@ pub(crate) fn backward(
     (x, stats): (&Tensor, &Tensor),
     weight: &Tensor,
     dy: &Tensor,
-    (dx, low): (&Tensor, Option<&Tensor>),
+    stream: StreamGradient<'_>,
     grads: &Tensor,
     ranges: NormGrads,
     mode: Accumulate,
 ) -> Result<()> {
     let (dim, len) = (weight.elem_count(), x.elem_count());
     let rows = len / dim;
-    let blocks = rows.min(ROW_BLOCKS);
+    let (blocks, threads) = engine.rows(rows, dim, BACKWARD)?;
     let sums = scratch::take(x.device(), blocks * 3 * dim)?;
     let sums = output(&sums, DType::F32, sums.elem_count())?;
     let kernel = format!("layer_norm_backward_{}", suffix(dy)?);
-    let launch = Launch::new(kernel, blocks, row_threads(dim)?)
+    let launch = Launch::new(kernel, blocks, threads)
         .pointer(input(x, DType::F32, rows * dim)?)
         .pointer(input(stats, DType::F32, rows * 2)?)
         .pointer(input(weight, DType::F32, dim)?)
         .pointer(input(dy, dy.dtype(), len)?)
-        .pointer(output(dx, DType::F32, len)?);
-    let launch = match low {
-        Some(low) => launch.pointer(output(low, DType::BF16, len)?),
-        None => launch.null(),
+        .pointer(output(stream.dx, DType::F32, len)?);
+    let launch = match stream.operand {
+        // In the same pass.
+        Some(low) if low.dtype() == DType::BF16 => launch.pointer(output(low, DType::BF16, len)?),
+        _ => launch.null(),
     };
-    launch.pointer(sums).count(rows)?.count(dim)?.run(engine)?;
+    launch
+        .factors(stream.factors, rows)?
+        .pointer(sums)
+        .count(rows)?
+        .count(dim)?
+        .run(engine)?;
+    if let Some(full) = stream.operand.filter(|o| o.dtype() != DType::BF16) {
+        elementwise::join_backward(engine, stream.dx, stream.factors, full)?;
+    }
     let grads = output(grads, DType::F32, grads.elem_count())?;
     let parts = [Some(ranges.weight), Some(ranges.bias), ranges.added];
-    for (i, range) in parts.into_iter().enumerate() {
-        if let Some(range) = range {
-            let (from, to) = (sums.skip(i * dim), grads.skip(range.start));
-            reduce::column_sums(engine, from, (blocks, dim, 3 * dim), to, mode)?;
-        }
-    }
-    Ok(())
+    let outs = parts.map(|range| range.map(|range| grads.skip(range.start)));
+    reduce::column_sums(engine, sums, (blocks, dim), &outs, mode)
 }

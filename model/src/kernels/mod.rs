@@ -4,6 +4,7 @@
 pub(crate) mod address;
 pub(crate) mod attention;
 pub(crate) mod augment;
+pub(crate) mod classify;
 pub(crate) mod elementwise;
 pub(crate) mod gelu;
 #[cfg(feature = "host-kernels")]
@@ -16,6 +17,8 @@ pub(crate) mod scratch;
 pub(crate) mod tokens;
 pub(crate) mod update;
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
@@ -25,25 +28,51 @@ pub(crate) use host::active as on_this_thread;
 #[cfg(feature = "host-kernels")]
 pub use host::on_host;
 
-/// Blocks of a launch whose blocks take whole rows; more rows are dealt out in turn. So many keep today's GPUs full.
-const ROW_BLOCKS: usize = 1024;
-
-/// Threads of such a block, four columns each.
-fn row_threads(dim: usize) -> Result<usize> {
-    if !dim.is_multiple_of(4) || dim > 4096 {
-        return Err(message(format!(
-            "a GPU takes widths that are multiples of 4, to 4096; this one is {dim}"
-        )));
-    }
-    Ok((dim / 4).next_multiple_of(32))
-}
-
 /// Who runs kernels.
 pub(crate) enum Engine {
     #[cfg(feature = "cuda")]
     Cuda(candle_core::CudaDevice),
     #[cfg(feature = "host-kernels")]
     Host,
+}
+
+impl Engine {
+    /// Multiprocessors.
+    fn processors(&self) -> Result<usize> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(device) => {
+                let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+                let count = device.cuda_stream().context().attribute(attribute);
+                let count = count.map_err(|error| {
+                    message(format!("cannot ask the GPU how large it is: {error}"))
+                })?;
+                Ok(usize::try_from(count).unwrap_or(1).max(1))
+            }
+            // Few, so that blocks take several rows each.
+            #[cfg(feature = "host-kernels")]
+            Engine::Host => Ok(4),
+        }
+    }
+
+    /// Blocks that run at once, of so many threads, each of which needs up to so many registers: what is more is dealt out to them in
+    /// turn, so that all end together.
+    fn blocks(&self, threads: usize, registers: usize) -> Result<usize> {
+        // Each quarter of a multiprocessor has 16,384 registers and runs up to 16 warps; there are up to 32 blocks.
+        let warps = 4 * (16_384 / (32 * registers)).min(16);
+        Ok(self.processors()? * (32 * warps / threads).clamp(1, 32))
+    }
+
+    /// Blocks that take whole rows, and threads of each, that take four columns.
+    fn rows(&self, rows: usize, dim: usize, registers: usize) -> Result<(usize, usize)> {
+        if !dim.is_multiple_of(4) || dim > 4096 {
+            return Err(message(format!(
+                "a GPU takes widths that are multiples of 4, to 4096; this one is {dim}"
+            )));
+        }
+        let threads = (dim / 4).next_multiple_of(32);
+        Ok((rows.min(self.blocks(threads, registers)?), threads))
+    }
 }
 
 /// Who runs kernels on this tensor; `None` leaves it to the CPU's own code.
@@ -109,6 +138,23 @@ impl Launch {
     fn null(mut self) -> Self {
         self.args.push(Arg::Word(0));
         self
+    }
+
+    /// Of each sample, and how many rows a sample has.
+    fn factors(self, factors: Option<&Tensor>, rows: usize) -> Result<Self> {
+        match factors {
+            None => self.null().count(1),
+            Some(factors) => {
+                let samples = factors.elem_count();
+                if !rows.is_multiple_of(samples.max(1)) {
+                    return Err(message(format!(
+                        "{rows} rows are not those of {samples} samples"
+                    )));
+                }
+                self.pointer(address::input(factors, DType::F32, samples)?)
+                    .count(rows / samples)
+            }
+        }
     }
 
     fn float(mut self, x: f32) -> Self {

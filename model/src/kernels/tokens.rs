@@ -5,9 +5,12 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::address::{input, output};
-use super::{Engine, Launch, ROW_BLOCKS, reduce, row_threads, scratch, suffix};
+use super::{Engine, Launch, reduce, scratch, suffix};
 use crate::Result;
 use crate::ops::Accumulate;
+
+/// Registers that a thread needs, at most.
+const REGISTERS: usize = 32;
 
 /// As [`crate::ops::tokens::embed_forward`].
 pub(crate) fn embed_forward(
@@ -62,7 +65,8 @@ fn assemble(
     let patches = ids.dims2()?.1;
     let rows = batch * (1 + patches);
     let kernel = format!("{kernel}_{}", suffix(from)?);
-    Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
+    let (blocks, threads) = engine.rows(rows, dim, REGISTERS)?;
+    Launch::new(kernel, blocks, threads)
         .pointer(input(from, from.dtype(), from.elem_count())?)
         .pointer(input(bias, DType::F32, dim)?)
         .pointer(input(ids, DType::U32, batch * patches)?)
@@ -135,12 +139,11 @@ fn take_apart(
 ) -> Result<()> {
     let (batch, given, dim) = dfrom.dims3()?;
     let rows = batch * (1 + patches);
-    let blocks = rows.min(ROW_BLOCKS);
+    let (blocks, threads) = engine.rows(rows, dim, REGISTERS)?;
     let partial = scratch::take(dx.device(), blocks * 2 * dim)?;
     let partial = output(&partial, DType::F32, partial.elem_count())?;
     let kernel = format!("{kernel}_{}", suffix(dfrom)?);
-    let launch =
-        Launch::new(kernel, blocks, row_threads(dim)?).pointer(input(dx, DType::F32, rows * dim)?);
+    let launch = Launch::new(kernel, blocks, threads).pointer(input(dx, DType::F32, rows * dim)?);
     match ids {
         Some(ids) => launch.pointer(input(ids, DType::U32, batch * patches)?),
         None => launch.null(),
@@ -153,11 +156,8 @@ fn take_apart(
     .count(dim)?
     .run(engine)?;
     let grads = output(grads, DType::F32, grads.elem_count())?;
-    for (i, range) in sums.into_iter().enumerate() {
-        let (from, to) = (partial.skip(i * dim), grads.skip(range.start));
-        reduce::column_sums(engine, from, (blocks, dim, 2 * dim), to, mode)?;
-    }
-    Ok(())
+    let outs = sums.map(|range| Some(grads.skip(range.start)));
+    reduce::column_sums(engine, partial, (blocks, dim), &outs, mode)
 }
 
 /// As [`crate::ops::tokens::removed_forward`].
@@ -171,7 +171,8 @@ pub(crate) fn removed_forward(
     let patches = ids_restore.dims2()?.1;
     let rows = batch * (1 + patches);
     let kernel = format!("removed_forward_{}", suffix(x)?);
-    Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
+    let (blocks, threads) = engine.rows(rows, dim, REGISTERS)?;
+    Launch::new(kernel, blocks, threads)
         .pointer(input(x, x.dtype(), rows * dim)?)
         .pointer(input(ids_restore, DType::U32, batch * patches)?)
         .pointer(output(removed, x.dtype(), batch * count * dim)?)
@@ -193,7 +194,8 @@ pub(crate) fn removed_backward(
     let patches = ids_restore.dims2()?.1;
     let rows = batch * (1 + patches);
     let kernel = format!("removed_backward_{}", suffix(dx)?);
-    Launch::new(kernel, rows.min(ROW_BLOCKS), row_threads(dim)?)
+    let (blocks, threads) = engine.rows(rows, dim, REGISTERS)?;
+    Launch::new(kernel, blocks, threads)
         .pointer(output(dx, dx.dtype(), rows * dim)?)
         .pointer(input(ids_restore, DType::U32, batch * patches)?)
         .pointer(input(dremoved, dx.dtype(), batch * count * dim)?)

@@ -39,7 +39,19 @@ pub struct Group {
     pub range: Range<usize>,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// What the learning rate is multiplied by, decay included.
+    pub lr_scale: f64,
 }
+
+impl Group {
+    /// What decides its factors.
+    fn kind(&self) -> Kind {
+        (self.weight_decay, self.lr_scale)
+    }
+}
+
+/// Weight decay and the learning rate's scale.
+pub(crate) type Kind = (f64, f64);
 
 /// How each parameter is treated.
 #[derive(Debug)]
@@ -65,14 +77,15 @@ impl Groups {
         &self.groups
     }
 
-    /// Every weight decay there is.
-    pub(crate) fn kinds(&self) -> Vec<f64> {
-        let mut kinds: Vec<f64> = vec![];
+    /// Every kind there is; last what leaves numbers as they are, for those of no group.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: Vec<Kind> = vec![];
         for group in &self.groups {
-            if !kinds.contains(&group.weight_decay) {
-                kinds.push(group.weight_decay);
+            if !kinds.contains(&group.kind()) {
+                kinds.push(group.kind());
             }
         }
+        kinds.push((0.0, 0.0));
         kinds
     }
 
@@ -86,9 +99,9 @@ impl Groups {
             return Ok(table.clone());
         }
         let kinds = self.kinds();
-        let mut table = vec![0u32; self.flat_len / ALIGN];
+        let mut table = vec![kinds.len() as u32 - 1; self.flat_len / ALIGN];
         for group in &self.groups {
-            let kind = kinds.iter().position(|&kind| kind == group.weight_decay);
+            let kind = kinds.iter().position(|&kind| kind == group.kind());
             let blocks = group.range.start / ALIGN..group.range.end.div_ceil(ALIGN);
             table[blocks].fill(kind.unwrap_or(0) as u32);
         }
@@ -111,15 +124,16 @@ pub(crate) struct Factors {
 }
 
 impl AdamWStep {
-    pub(crate) fn factors(&self, weight_decay: f64) -> Factors {
+    pub(crate) fn factors(&self, (weight_decay, lr_scale): Kind) -> Factors {
+        let lr = self.lr * lr_scale;
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
         Factors {
-            decay: (1.0 - self.lr * weight_decay) as f32,
+            decay: (1.0 - lr * weight_decay) as f32,
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
             rest1: (1.0 - self.beta1) as f32,
             rest2: (1.0 - self.beta2) as f32,
-            step_size: (self.lr / correction(self.beta1)) as f32,
+            step_size: (lr / correction(self.beta1)) as f32,
             root_correction: (1.0 / correction(self.beta2).sqrt()) as f32,
             eps: self.eps as f32,
         }
@@ -164,12 +178,9 @@ pub fn adamw_step(
     }
     let grads = read(grads)?;
     let grads = grads.f32()?;
-    for Group {
-        range,
-        weight_decay,
-    } in groups.groups()
-    {
-        let (grads, factors) = (&grads[range.clone()], step.factors(*weight_decay));
+    for group in groups.groups() {
+        let range = &group.range;
+        let (grads, factors) = (&grads[range.clone()], step.factors(group.kind()));
         write_parts(params, [range.clone()], |[params]| {
             write_parts(exp_avg, [range.clone()], |[m]| {
                 write(exp_avg_sq, |v| {
@@ -218,6 +229,7 @@ mod tests {
         let group = Group {
             range: 0..2,
             weight_decay: 0.5,
+            lr_scale: 1.0,
         };
         let groups = Groups::new(vec![group], 3);
         let record = Record::new(&Device::Cpu, None).unwrap();
@@ -252,6 +264,7 @@ mod tests {
         let group = Group {
             range: 0..3,
             weight_decay: 0.5,
+            lr_scale: 1.0,
         };
         let groups = Groups::new(vec![group], 3);
         let mut record = Record::new(&Device::Cpu, Some(1.0)).unwrap();

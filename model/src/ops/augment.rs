@@ -31,6 +31,31 @@ impl PixelBox {
     }
 }
 
+/// What becomes of a batch: erasing first, then mixing, as in timm's order.
+#[derive(Clone, Debug, Default)]
+pub struct Augmentation {
+    /// Boxes and seed as [`erase`] takes them.
+    pub erase: Option<(Tensor, u64)>,
+    /// Share and box as [`mix`] takes them.
+    pub mix: Option<(f32, Option<PixelBox>)>,
+}
+
+impl Augmentation {
+    /// To patches as in the [module's](self) description.
+    ///
+    /// # Errors
+    /// As [`erase`].
+    pub fn apply(&self, config: &VitConfig, patches: &Tensor) -> Result<()> {
+        if let Some((boxes, seed)) = &self.erase {
+            erase(config, patches, boxes, *seed)?;
+        }
+        match self.mix {
+            Some((share, cut)) => mix(config, patches, share, cut),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Puts standard normal numbers, each drawn for itself, into a box of each image: timm's `RandomErasing(mode="pixel")`. `boxes` `[B, 4]`,
 /// u32: top, left, height, width; a box without area erases nothing. A number depends on `seed`, its image's place in the batch, its
 /// pixel and its channel.

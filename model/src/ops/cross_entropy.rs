@@ -5,6 +5,9 @@ use rayon::prelude::*;
 
 use super::access::{read, write2};
 use crate::Result;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
+use crate::profile::span;
 
 /// logits `[B, N]`, targets `[B, N]` (rows sum to one) → each sample's loss into `losses` `[B]`; the
 /// logits become the gradient of the batch's mean with respect to them.
@@ -12,6 +15,11 @@ use crate::Result;
 /// # Errors
 /// If a tensor is not a contiguous f32 tensor on the CPU.
 pub fn forward_backward(logits: &Tensor, targets: &Tensor, losses: &Tensor) -> Result<()> {
+    let _span = span("cross-entropy");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(logits) {
+        return kernels::classify::cross_entropy(&engine, logits, targets, losses);
+    }
     let (batch, classes) = logits.dims2()?;
     let targets = read(targets)?;
     let targets = targets.f32()?;

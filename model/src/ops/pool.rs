@@ -6,12 +6,20 @@ use rayon::prelude::*;
 use super::access::{read, write};
 use crate::Result;
 use crate::config::Pooling;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::kernels;
+use crate::profile::span;
 
 /// x `[B, 1 + L, D]` → pooled `[B, D]`.
 ///
 /// # Errors
 /// If a tensor is not a contiguous f32 tensor on the CPU.
 pub fn forward(pooling: Pooling, x: &Tensor, pooled: &Tensor) -> Result<()> {
+    let _span = span("pooling, forward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(x) {
+        return kernels::classify::pool_forward(&engine, pooling, x, pooled);
+    }
     let (_, tokens, dim) = x.dims3()?;
     let x = read(x)?;
     let x = x.f32()?;
@@ -39,6 +47,11 @@ pub fn forward(pooling: Pooling, x: &Tensor, pooled: &Tensor) -> Result<()> {
 /// # Errors
 /// As [`forward`].
 pub fn backward(pooling: Pooling, dpooled: &Tensor, dx: &Tensor) -> Result<()> {
+    let _span = span("pooling, backward");
+    #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+    if let Some(engine) = kernels::engine(dx) {
+        return kernels::classify::pool_backward(&engine, pooling, dpooled, dx);
+    }
     let (_, tokens, dim) = dx.dims3()?;
     let dpooled = read(dpooled)?;
     let dpooled = dpooled.f32()?;

@@ -7,10 +7,12 @@ use crate::ops::gelu::{backward, forward};
 use crate::{Accumulate, Result};
 
 /// Rows and width: less than a warp's columns, more than a tile's, and more rows than blocks.
-const SHAPES: [(usize, usize); 4] = [(1, 4), (5, 260), (3, 2052), (1100, 12)];
+const SHAPES: [(usize, usize); 4] = [(1, 8), (5, 264), (3, 2056), (300, 40)];
+/// An MLP of the encoder of ViT-B.
+const LARGE: [(usize, usize); 1] = [(4200, 3072)];
 
 pub(super) fn run(s: &mut Session<'_>) -> Result<()> {
-    for (rows, width) in SHAPES {
+    for &(rows, width) in SHAPES.iter().chain(s.large(&LARGE)) {
         for dtype in [DType::F32, DType::BF16] {
             let name = format!("GELU {rows}x{width} {dtype:?}");
             // Rounded before, so that both sides take in the same; to ±4, where GELU bends.

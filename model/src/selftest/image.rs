@@ -7,16 +7,19 @@ use crate::Result;
 use crate::config::MaeConfig;
 use crate::ops::{masked_loss, patchify};
 
-/// Batch, height, width, channels, patch side, visible patches.
-const SHAPES: [(usize, usize, usize, usize, usize, usize); 4] = [
+/// Batch, height, width, channels, patch side, visible patches; in the last more patches than blocks.
+const SHAPES: [(usize, usize, usize, usize, usize, usize); 5] = [
     (1, 4, 4, 1, 2, 1),
     (2, 12, 20, 3, 4, 14),
     (3, 28, 14, 2, 7, 1),
     (2, 32, 32, 3, 16, 2),
+    (10, 16, 16, 2, 4, 5),
 ];
+/// More patches than a GPU has blocks.
+const LARGE: [(usize, usize, usize, usize, usize, usize); 1] = [(160, 112, 112, 3, 16, 12)];
 
 pub(super) fn run(s: &mut Session<'_>) -> Result<()> {
-    for (batch, height, width, channels, side, keep) in SHAPES {
+    for &(batch, height, width, channels, side, keep) in SHAPES.iter().chain(s.large(&LARGE)) {
         let mut config = MaeConfig::named("mae-micro-patch4", (32, 32), 3)?;
         (
             config.vit.image_size,

@@ -1,22 +1,35 @@
 //! Layer norm.
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 
 use super::{Session, numbers, rounding};
-use crate::ops::layer_norm::{NormGrads, backward, forward, residual_forward};
+use crate::ops::layer_norm::{
+    Joining, NormGrads, StreamGradient, backward, forward, residual_forward,
+};
 use crate::{Accumulate, Result};
 
-/// Rows and width: less than a warp's columns, one warp, several, and more rows than blocks.
-const SHAPES: [(usize, usize); 6] = [(1, 4), (3, 36), (5, 128), (37, 192), (7, 1284), (1100, 8)];
+/// Rows and width: less than a warp's columns, one warp, several, and more rows than blocks, of one warp and of several.
+const SHAPES: [(usize, usize); 7] = [
+    (1, 4),
+    (3, 36),
+    (5, 128),
+    (37, 192),
+    (7, 1284),
+    (1100, 8),
+    (150, 260),
+];
+/// More rows than a GPU has blocks, of the encoder of ViT-B.
+const LARGE: [(usize, usize); 1] = [(4200, 768)];
 const EPS: f32 = 1e-6;
 
 pub(super) fn run(s: &mut Session<'_>) -> Result<()> {
-    for shape in SHAPES {
+    for &shape in SHAPES.iter().chain(s.large(&LARGE)) {
         for dtype in [DType::F32, DType::BF16] {
             forwards(s, shape, dtype)?;
             for mode in [Accumulate::Replace, Accumulate::Add] {
-                gradients(s, shape, dtype, mode)?;
+                gradients(s, shape, dtype, mode, false)?;
             }
+            gradients(s, shape, dtype, Accumulate::Add, true)?;
         }
     }
     Ok(())
@@ -49,12 +62,36 @@ fn forwards(s: &mut Session<'_>, (rows, dim): (usize, usize), dtype: DType) -> R
         4e-6,
     )?;
 
-    residual_forward(&x, (&residual, &added), norm, EPS, &y, &stats)?;
-    s.on(|| residual_forward(&x2, (&residual2, &added2), norm2, EPS, &y2, &stats2))?;
-    let name = format!("layer norm with residual {what}");
-    s.compare(format!("{name}, stream"), &x2, &x, 1e-6)?;
-    s.compare(name.clone(), &y2, &y, rounding(dtype))?;
-    s.compare(format!("{name}, statistics"), &stats2, &stats, 4e-6)
+    // Each row a sample, some of whose branches are dropped.
+    let factors = factors(rows)?;
+    let factors2 = s.put(&factors)?;
+    for (factors, factors2) in [(None, None), (Some(&factors), Some(&factors2))] {
+        let joining = |residual, bias, factors| Joining {
+            residual,
+            bias,
+            factors,
+        };
+        let (one, two) = (
+            joining(&residual, &added, factors),
+            joining(&residual2, &added2, factors2),
+        );
+        residual_forward(&x, one, norm, EPS, &y, &stats)?;
+        s.on(|| residual_forward(&x2, two, norm2, EPS, &y2, &stats2))?;
+        let drop = if factors.is_some() { ", drop path" } else { "" };
+        let name = format!("layer norm with residual {what}{drop}");
+        s.compare(format!("{name}, stream"), &x2, &x, 1e-6)?;
+        s.compare(name.clone(), &y2, &y, rounding(dtype))?;
+        s.compare(format!("{name}, statistics"), &stats2, &stats, 4e-6)?;
+    }
+    Ok(())
+}
+
+/// Drop path's: every third is 0.
+fn factors(samples: usize) -> Result<Tensor> {
+    let factors: Vec<f32> = (0..samples)
+        .map(|i| if i % 3 == 1 { 0.0 } else { 1.5 })
+        .collect();
+    Ok(Tensor::from_vec(factors, samples, &Device::Cpu)?)
 }
 
 fn gradients(
@@ -62,7 +99,10 @@ fn gradients(
     (rows, dim): (usize, usize),
     dtype: DType,
     mode: Accumulate,
+    drop_path: bool,
 ) -> Result<()> {
+    let factors = drop_path.then(|| factors(rows)).transpose()?;
+    let factors2 = factors.as_ref().map(|f| s.put(f)).transpose()?;
     let (x, weight, bias) = (
         numbers(&[rows, dim], 1)?,
         numbers(&[dim], 3)?,
@@ -82,33 +122,39 @@ fn gradients(
         bias: 4 + dim..4 + 2 * dim,
         added: Some(4 + 2 * dim..4 + 3 * dim),
     };
-    backward(
-        (&x, &stats),
-        &weight,
-        &dy,
-        (&dx, None),
-        &grads,
-        ranges(),
-        mode,
-    )?;
-    let low2 = s.output((rows, dim), DType::BF16)?;
-    let wanted_low = (dtype == DType::BF16).then_some(&low2);
+    let operand = x.zeros_like()?;
+    let stream = StreamGradient {
+        dx: &dx,
+        operand: Some(&operand),
+        factors: factors.as_ref(),
+    };
+    backward((&x, &stats), &weight, &dy, stream, &grads, ranges(), mode)?;
+    let operand2 = s.output((rows, dim), dtype)?;
+    let stream2 = StreamGradient {
+        dx: &dx2,
+        operand: Some(&operand2),
+        factors: factors2.as_ref(),
+    };
     s.on(|| {
         backward(
             (&x2, &stats2),
             &weight2,
             &dy2,
-            (&dx2, wanted_low),
+            stream2,
             &grads2,
             ranges(),
             mode,
         )
     })?;
-    let name = format!("layer norm {rows}x{dim} {dtype:?}, gradient");
+    let drop = if drop_path { ", drop path" } else { "" };
+    let name = format!("layer norm {rows}x{dim} {dtype:?}{drop}, gradient");
     s.compare(format!("{name} of x"), &dx2, &dx, 4e-6)?;
-    if let Some(low2) = wanted_low {
-        s.compare(format!("{name} of x, rounded"), low2, &dx, rounding(dtype))?;
-    }
+    s.compare(
+        format!("{name} of the branch"),
+        &operand2,
+        &operand,
+        rounding(dtype).max(4e-6),
+    )?;
     s.compare(
         format!("{name}s of parameters, {mode:?}"),
         &grads2,

@@ -4,6 +4,8 @@
 
 mod attention;
 mod augment;
+mod classifier;
+mod classify;
 #[cfg(feature = "cuda")]
 mod feed;
 mod gelu;
@@ -68,9 +70,11 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
     image::run(&mut session)?;
     attention::run(&mut session)?;
     augment::run(&mut session)?;
+    classify::run(&mut session)?;
     product::run(&mut session)?;
     update::run(&mut session)?;
     model::run(&mut session)?;
+    classifier::run(&mut session)?;
     #[cfg(feature = "cuda")]
     feed::run(&mut session)?;
     Ok(session.checks)
@@ -114,6 +118,15 @@ impl Session<'_> {
         }
     }
 
+    /// Sizes of real models, for a GPU: on the host, where a thread is a fibre, none.
+    fn large<'s, T>(&self, shapes: &'s [T]) -> &'s [T] {
+        match self.place {
+            Place::Device(_) => shapes,
+            #[cfg(feature = "host-kernels")]
+            Place::Host => &[],
+        }
+    }
+
     fn fetch(&self, x: &Tensor) -> Result<Vec<f32>> {
         numbers_of(x)
     }
@@ -139,8 +152,21 @@ impl Session<'_> {
         wanted: &Tensor,
         tolerance: f32,
     ) -> Result<()> {
+        self.compare_sized(name, got, wanted, 1e-3, tolerance)
+    }
+
+    /// As [`Self::compare`] where numbers of about `size` cancel, so that what is left may be their rounding alone: the difference is
+    /// never taken as a share of less.
+    fn compare_sized(
+        &mut self,
+        name: String,
+        got: &Tensor,
+        wanted: &Tensor,
+        size: f32,
+        tolerance: f32,
+    ) -> Result<()> {
         let (got, wanted) = (numbers_of(got)?, numbers_of(wanted)?);
-        let largest = wanted.iter().fold(1e-3f32, |top, x| top.max(x.abs()));
+        let largest = wanted.iter().fold(size, |top, x| top.max(x.abs()));
         let mut difference = if got.len() == wanted.len() {
             0f32
         } else {
@@ -185,6 +211,11 @@ fn permutations(batch: usize, patches: usize) -> Result<Tensor> {
 fn numbers_of(x: &Tensor) -> Result<Vec<f32>> {
     let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     Ok(x.flatten_all()?.to_vec1()?)
+}
+
+/// The largest of a tensor's numbers, without their signs.
+fn largest(x: &Tensor) -> Result<f32> {
+    Ok(numbers_of(x)?.iter().fold(0.0, |top, x| x.abs().max(top)))
 }
 
 /// What a number of this type may lose in an operation that rounds its result once.

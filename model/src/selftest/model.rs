@@ -106,6 +106,7 @@ impl Training {
         let all = Group {
             range: 0..mae.params.flat_len(),
             weight_decay: 0.05,
+            lr_scale: 1.0,
         };
         Ok(Self {
             workspace: mae.workspace(batch, keep, activations)?,

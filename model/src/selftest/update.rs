@@ -24,6 +24,7 @@ fn check(s: &mut Session<'_>, len: usize, clip: Option<f64>) -> Result<()> {
     let group = |range, weight_decay| Group {
         range,
         weight_decay,
+        lr_scale: 1.0,
     };
     let groups = || {
         let cut = len / 128 * 64;

@@ -5,10 +5,12 @@
 use candle_core::{Device, Tensor};
 
 use super::relative::RelativePositions;
-use super::{Gradient, Grads, Linear, Norm, Planner};
+use super::{Below, Gradient, Grads, Linear, Norm, Planner};
 use crate::Result;
 use crate::config::VitConfig;
+use crate::drop_path::DropPath;
 use crate::ops::attention::Heads;
+use crate::ops::layer_norm::Joining;
 use crate::ops::{attention, gelu, layer_norm, tokens};
 use crate::params::{Params, ParamsBuilder};
 
@@ -164,17 +166,22 @@ impl Block {
         attention::forward(&s.qkv, bias, self.heads(), &s.attended, &s.softmax)
     }
 
-    /// From the rows that attention made of those of x to the hidden layer of the MLP.
+    /// From the rows that attention made of those of x to the hidden layer of the MLP; `factors` are those of attention's branch.
     fn forward_to_hidden(
         &self,
         params: &Params,
         (x, attended): (&Tensor, &Tensor),
+        factors: Option<&Tensor>,
         s: &MlpSaved,
     ) -> Result<()> {
         self.proj.forward(params, attended, &s.middle)?;
-        let residual = (x, &self.proj);
+        let joining = Joining {
+            residual: x,
+            bias: self.proj.bias(params),
+            factors,
+        };
         self.norm2
-            .residual_forward(params, &s.middle, residual, &s.normed2, &s.stats2)?;
+            .residual_forward(params, &s.middle, joining, &s.normed2, &s.stats2)?;
         self.fc1.forward(params, &s.normed2, &s.hidden)
     }
 
@@ -190,26 +197,41 @@ impl Block {
         self.fc2.forward(params, activated, y)
     }
 
+    /// How the MLP's product joins the stream.
+    fn joining<'a>(
+        &self,
+        params: &'a Params,
+        s: &'a MlpSaved,
+        factors: Option<&'a Tensor>,
+    ) -> Joining<'a> {
+        Joining {
+            residual: &s.middle,
+            bias: self.fc2.bias(params),
+            factors,
+        }
+    }
+
     /// All that is behind attention, for the last block: y gets its bias and residual at once. Where y is x, x is overwritten.
     fn forward_mlp(
         &self,
         params: &Params,
         input: (&Tensor, &Tensor),
+        [attention, mlp]: [Option<&Tensor>; 2],
         s: &MlpSaved,
         activated: &Tensor,
         y: &Tensor,
     ) -> Result<()> {
-        self.forward_to_hidden(params, input, s)?;
+        self.forward_to_hidden(params, input, attention, s)?;
         self.forward_from_hidden(params, s, activated, y)?;
-        layer_norm::add_residual(y, &s.middle, self.fc2.bias(params))
+        layer_norm::join(y, self.joining(params, s, mlp))
     }
 
     /// `d` brings the gradient of y and leaves with that of the residual stream before the MLP; that of attention's output goes
-    /// to `scratch.narrow`. The gradient of y's own bias is made by who made `d`.
+    /// to `scratch.narrow`. The gradient of y's own bias is made by who made `d`. `factors` are those of attention's branch.
     fn backward_mlp(
         &self,
         g: Grads<'_>,
-        attended: &Tensor,
+        (attended, factors): (&Tensor, Option<&Tensor>),
         s: &MlpSaved,
         d: &Gradient,
         scratch: &MlpScratch,
@@ -232,14 +254,18 @@ impl Block {
         self.fc2.backward_weight(g, activated, d.operand())?;
         self.fc1.backward_weight(g, &s.normed2, hidden)?;
         self.fc1.backward_input(params, hidden, narrow)?;
+        let below = Below {
+            layer: Some(&self.proj),
+            factors,
+        };
         self.norm2
-            .backward(g, (&s.middle, &s.stats2), narrow, d, Some(&self.proj))?;
+            .backward(g, (&s.middle, &s.stats2), narrow, d, below)?;
         self.proj.backward_weight(g, attended, d.operand())?;
         self.proj.backward_input(params, d.operand(), narrow)
     }
 
-    /// `narrow` brings the gradient of attention's output; to `d` that of x is added. The gradient of the bias of `below`, the
-    /// layer whose product x was, is made too.
+    /// `narrow` brings the gradient of attention's output; to `d` that of x is added. The gradient of the bias of the layer whose
+    /// product joined x is made too.
     fn backward_attention(
         &self,
         g: Grads<'_>,
@@ -247,7 +273,7 @@ impl Block {
         s: &BlockSaved,
         d: &Gradient,
         (narrow, qkv): (&Tensor, &Tensor),
-        below: Option<&Linear>,
+        below: Below<'_>,
     ) -> Result<()> {
         let params = g.params;
         attention::backward(
@@ -410,10 +436,32 @@ impl Stack {
         Self { blocks }
     }
 
-    pub(crate) fn forward(&self, params: &Params, w: &StackWorkspace) -> Result<()> {
-        let (last, x, s) = self.forward_to_last(params, w)?;
-        let activated = &w.scratch.mlp.activated;
-        last.forward_mlp(params, (x, &s.attended), &s.mlp, activated, w.output())
+    pub(crate) fn forward(
+        &self,
+        params: &Params,
+        w: &StackWorkspace,
+        drop: Option<&DropPath>,
+    ) -> Result<()> {
+        let (last, x, s) = self.forward_to_last(params, w, drop)?;
+        let (activated, factors) = (
+            &w.scratch.mlp.activated,
+            self.factors(drop, self.depth() - 1),
+        );
+        let input = (x, &s.attended);
+        last.forward_mlp(params, input, factors, &s.mlp, activated, w.output())
+    }
+
+    /// Blocks.
+    pub(crate) fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Of a block's attention and MLP.
+    fn factors<'a>(&self, drop: Option<&'a DropPath>, block: usize) -> [Option<&'a Tensor>; 2] {
+        [
+            drop.map(|drop| drop.attention(block)),
+            drop.map(|drop| drop.mlp(block)),
+        ]
     }
 
     /// As [`Stack::forward`], but of the output the removed patches' rows only, in the order of the shuffled ids.
@@ -424,11 +472,11 @@ impl Stack {
         ids_restore: &Tensor,
         r: &RemovedWorkspace,
     ) -> Result<()> {
-        let (last, x, s) = self.forward_to_last(params, w)?;
+        let (last, x, s) = self.forward_to_last(params, w, None)?;
         tokens::removed_forward(&s.attended, ids_restore, &r.attended)?;
         tokens::removed_forward(x, ids_restore, &r.output)?;
-        let input = (&r.output, &r.attended);
-        last.forward_mlp(params, input, &r.saved, &r.scratch.activated, &r.output)
+        let (input, activated) = ((&r.output, &r.attended), &r.scratch.activated);
+        last.forward_mlp(params, input, [None; 2], &r.saved, activated, &r.output)
     }
 
     /// Up to the last block's attention: that block, its input and what it keeps.
@@ -436,31 +484,48 @@ impl Stack {
         &'a self,
         params: &Params,
         w: &'a StackWorkspace,
+        drop: Option<&DropPath>,
     ) -> Result<(&'a Block, &'a Tensor, &'a BlockSaved)> {
         let mut block = &self.blocks[0];
         let (mut x, mut s) = (w.input(), w.saved(0));
         block.norm1.forward(params, x, &s.normed1, &s.stats1)?;
         block.attend(params, s)?;
         for (i, next) in self.blocks.iter().enumerate().skip(1) {
-            let y = &w.stream[i];
-            block.forward_to_hidden(params, (x, &s.attended), &s.mlp)?;
+            let (y, t) = (&w.stream[i], w.saved(i));
+            let [attention, mlp] = self.factors(drop, i - 1);
+            block.forward_to_hidden(params, (x, &s.attended), attention, &s.mlp)?;
             block.forward_from_hidden(params, &s.mlp, &w.scratch.mlp.activated, y)?;
-            let (residual, t) = ((&s.mlp.middle, &block.fc2), w.saved(i));
+            let joining = block.joining(params, &s.mlp, mlp);
             next.norm1
-                .residual_forward(params, y, residual, &t.normed1, &t.stats1)?;
+                .residual_forward(params, y, joining, &t.normed1, &t.stats1)?;
             (block, x, s) = (next, y, t);
             block.attend(params, s)?;
         }
         Ok((block, x, s))
     }
 
-    /// From the gradient of the output to that of the input, in `w.gradient`.
-    pub(crate) fn backward(&self, g: Grads<'_>, w: &StackWorkspace) -> Result<()> {
+    /// From the gradient of the output, and of the last branch, to that of the input, in `w.gradient`. Stops before the first `frozen`
+    /// blocks, whose parameters get no gradient.
+    pub(crate) fn backward(
+        &self,
+        g: Grads<'_>,
+        w: &StackWorkspace,
+        drop: Option<&DropPath>,
+        frozen: usize,
+    ) -> Result<()> {
         let last = self.blocks.len() - 1;
-        let (block, s) = (&self.blocks[last], w.saved(last));
-        block.fc2.backward_bias(g, &w.gradient.full)?;
-        block.backward_mlp(g, &s.attended, &s.mlp, &w.gradient, &w.scratch.mlp)?;
-        self.backward_from_last(g, w)
+        if frozen > last {
+            return Ok(());
+        }
+        let (block, s, d) = (&self.blocks[last], w.saved(last), &w.gradient);
+        let joined = match drop {
+            Some(_) => d.operand(),
+            None => &d.full,
+        };
+        block.fc2.backward_bias(g, joined)?;
+        let [attention, _] = self.factors(drop, last);
+        block.backward_mlp(g, (&s.attended, attention), &s.mlp, d, &w.scratch.mlp)?;
+        self.backward_from_last(g, w, drop, frozen)
     }
 
     /// As [`Stack::backward`], but from the gradient of the removed patches' rows, `r.gradient`.
@@ -473,26 +538,39 @@ impl Stack {
     ) -> Result<()> {
         let block = &self.blocks[self.blocks.len() - 1];
         block.fc2.backward_bias(g, &r.gradient.full)?;
-        block.backward_mlp(g, &r.attended, &r.saved, &r.gradient, &r.scratch)?;
+        block.backward_mlp(g, (&r.attended, None), &r.saved, &r.gradient, &r.scratch)?;
         tokens::removed_backward(&r.gradient.full, ids_restore, &w.gradient.full)?;
         tokens::removed_backward(&r.scratch.narrow, ids_restore, &w.scratch.mlp.narrow)?;
-        self.backward_from_last(g, w)
+        self.backward_from_last(g, w, None, 0)
     }
 
     /// From the last block's attention on, as [`Block::backward_mlp`] leaves it.
-    fn backward_from_last(&self, g: Grads<'_>, w: &StackWorkspace) -> Result<()> {
+    fn backward_from_last(
+        &self,
+        g: Grads<'_>,
+        w: &StackWorkspace,
+        drop: Option<&DropPath>,
+        frozen: usize,
+    ) -> Result<()> {
         let (d, scratch) = (&w.gradient, &w.scratch);
-        for (i, block) in self.blocks.iter().enumerate().rev() {
+        for (i, block) in self.blocks.iter().enumerate().skip(frozen).rev() {
             let (s, x) = (w.saved(i), &w.stream[i]);
+            let [attention, _] = self.factors(drop, i);
             if i + 1 < self.blocks.len() {
                 if w.overwritten(i) {
                     block.norm1.forward(g.params, x, &s.normed1, &s.stats1)?;
                     block.attend(g.params, s)?;
-                    block.forward_to_hidden(g.params, (x, &s.attended), &s.mlp)?;
+                    block.forward_to_hidden(g.params, (x, &s.attended), attention, &s.mlp)?;
                 }
-                block.backward_mlp(g, &s.attended, &s.mlp, d, &scratch.mlp)?;
+                block.backward_mlp(g, (&s.attended, attention), &s.mlp, d, &scratch.mlp)?;
             }
-            let below = i.checked_sub(1).map(|i| &self.blocks[i].fc2);
+            let below = match i {
+                _ if i == frozen => Below::default(),
+                _ => Below {
+                    layer: Some(&self.blocks[i - 1].fc2),
+                    factors: drop.map(|drop| drop.mlp(i - 1)),
+                },
+            };
             let buffers = (&scratch.mlp.narrow, &scratch.qkv);
             block.backward_attention(g, x, s, d, buffers, below)?;
         }

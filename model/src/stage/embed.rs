@@ -7,6 +7,7 @@ use super::{Grads, Linear, Planner};
 use crate::Result;
 use crate::config::VitConfig;
 use crate::init::Init;
+use crate::ops::augment::Augmentation;
 use crate::ops::{patchify, tokens};
 use crate::params::{ParamId, Params, ParamsBuilder};
 
@@ -56,16 +57,29 @@ impl Embed {
         }
     }
 
-    /// Bytes `[B, H, W, C]`, patches to take `[B, K]`, positions `[1 + L, D]` → x `[B, 1 + K, D]`.
+    /// Bytes `[B, H, W, C]` and the patches to take `[B, K]` → patches, normalised.
+    pub(crate) fn patches(
+        &self,
+        (pixels, ids): (&Tensor, &Tensor),
+        w: &EmbedWorkspace,
+    ) -> Result<()> {
+        patchify::forward(&self.config, pixels, ids, &w.patches)
+    }
+
+    /// Changes the patches of whole images.
+    pub(crate) fn augment(&self, augmentation: &Augmentation, w: &EmbedWorkspace) -> Result<()> {
+        augmentation.apply(&self.config, &w.patches)
+    }
+
+    /// Patches, of which `ids` `[B, K]` says which they are, and positions `[1 + L, D]` → x `[B, 1 + K, D]`.
     pub(crate) fn forward(
         &self,
         params: &Params,
-        (pixels, ids): (&Tensor, &Tensor),
+        ids: &Tensor,
         positions: &Tensor,
         w: &EmbedWorkspace,
         x: &Tensor,
     ) -> Result<()> {
-        patchify::forward(&self.config, pixels, ids, &w.patches)?;
         self.proj.forward(params, &w.patches, &w.embedded)?;
         tokens::embed_forward(
             (&w.embedded, self.proj.bias(params)),

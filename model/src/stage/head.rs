@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 
-use super::{Gradient, Grads, Linear, Norm, Planner};
+use super::{Below, Gradient, Grads, Linear, Norm, Planner};
 use crate::Result;
 use crate::config::{MaeConfig, Pooling, VitConfig};
 use crate::init::Init;
@@ -89,7 +89,8 @@ impl PixelHead {
         self.pred
             .backward_input(g.params, &w.prediction, &w.dnormed)?;
         reduce::fill(&dx.full, 0.0)?;
-        self.norm.backward(g, (x, &w.stats), &w.dnormed, dx, None)
+        self.norm
+            .backward(g, (x, &w.stats), &w.dnormed, dx, Below::default())
     }
 
     /// The prediction for every patch, visible ones too: `[B, L, P·P·C]`, for pictures.
@@ -157,7 +158,7 @@ impl ClassHead {
         Self {
             pooling,
             // The reference's fine-tuning starts the head at almost nothing.
-            linear: Linear::with_init(b, "head", &shape, Init::Normal(2e-5), Init::Zeros),
+            linear: Linear::with_init(b, "head", &shape, Init::Normal(2e-5), Init::Zeros).in_full(),
             norm: Norm::new(b, norm, config.dim, config.norm_eps),
         }
     }
@@ -197,7 +198,8 @@ impl ClassHead {
             .backward_input(g.params, &w.logits, &w.dnormed)?;
         reduce::fill(&w.dpooled.full, 0.0)?;
         let saved = (&w.pooled, &w.stats);
-        self.norm.backward(g, saved, &w.dnormed, &w.dpooled, None)?;
+        self.norm
+            .backward(g, saved, &w.dnormed, &w.dpooled, Below::default())?;
         pool::backward(self.pooling, &w.dpooled.full, dx)
     }
 }

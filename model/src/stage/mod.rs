@@ -18,7 +18,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 
 use crate::Result;
 use crate::init::Init;
-use crate::ops::layer_norm::NormGrads;
+use crate::ops::layer_norm::{Joining, NormGrads, StreamGradient};
 use crate::ops::{Accumulate, layer_norm, linear, reduce};
 use crate::params::{ParamId, Params, ParamsBuilder};
 use crate::precision::Precision;
@@ -28,6 +28,8 @@ use crate::precision::Precision;
 pub(crate) struct Linear {
     weight: ParamId,
     bias: ParamId,
+    /// Whether its products are in float32 whatever the model computes with.
+    full: bool,
 }
 
 impl Linear {
@@ -45,12 +47,29 @@ impl Linear {
     ) -> Self {
         let weight = b.add(format!("{name}.weight"), shape, weight);
         let bias = b.add(format!("{name}.bias"), &shape[..1], bias);
-        Self { weight, bias }
+        Self {
+            weight,
+            bias,
+            full: false,
+        }
+    }
+
+    /// Small, and close to the loss: in float32.
+    pub(crate) fn in_full(self) -> Self {
+        Self { full: true, ..self }
+    }
+
+    fn weight<'p>(&self, params: &'p Params) -> (&'p Tensor, Precision) {
+        match self.full {
+            true => (params.view(self.weight), Precision::F32),
+            false => (params.operand(self.weight), params.precision()),
+        }
     }
 
     /// The product alone; who reads y adds [`Linear::bias`].
     pub(crate) fn forward(&self, params: &Params, x: &Tensor, y: &Tensor) -> Result<()> {
-        linear::forward(x, params.operand(self.weight), y, params.precision())
+        let (weight, precision) = self.weight(params);
+        linear::forward(x, weight, y, precision)
     }
 
     pub(crate) fn bias<'p>(&self, params: &'p Params) -> &'p Tensor {
@@ -63,11 +82,12 @@ impl Linear {
     }
 
     pub(crate) fn backward_input(&self, params: &Params, dy: &Tensor, dx: &Tensor) -> Result<()> {
-        linear::backward_input(dy, params.operand(self.weight), dx, params.precision())
+        let (weight, precision) = self.weight(params);
+        linear::backward_input(dy, weight, dx, precision)
     }
 
     pub(crate) fn backward_weight(&self, g: Grads<'_>, x: &Tensor, dy: &Tensor) -> Result<()> {
-        let (range, precision) = (g.params.range(self.weight), g.params.precision());
+        let (range, (_, precision)) = (g.params.range(self.weight), self.weight(g.params));
         linear::backward_weight(x, dy, g.flat, range, g.mode, precision)
     }
 
@@ -110,37 +130,40 @@ impl Norm {
         layer_norm::forward(x, self.views(params), self.eps, y, stats)
     }
 
-    /// `x`, a product of `layer`, takes its bias and the residual; then the norm.
+    /// `x`, a product, joins the residual stream; then the norm.
     pub(crate) fn residual_forward(
         &self,
         params: &Params,
         x: &Tensor,
-        (residual, layer): (&Tensor, &Linear),
+        joining: Joining<'_>,
         y: &Tensor,
         stats: &Tensor,
     ) -> Result<()> {
-        let added = (residual, layer.bias(params));
-        layer_norm::residual_forward(x, added, self.views(params), self.eps, y, stats)
+        layer_norm::residual_forward(x, joining, self.views(params), self.eps, y, stats)
     }
 
-    /// Makes the parameters' gradients and adds the input's to `dx`; where the input was a product of `layer`, the gradient of
-    /// its bias too.
+    /// Makes the parameters' gradients and adds the input's to `dx`; where the input was the product of a branch's last layer, the
+    /// gradient of its bias too.
     pub(crate) fn backward(
         &self,
         g: Grads<'_>,
         (x, stats): (&Tensor, &Tensor),
         dy: &Tensor,
         dx: &Gradient,
-        layer: Option<&Linear>,
+        below: Below<'_>,
     ) -> Result<()> {
         let ranges = NormGrads {
             weight: g.params.range(self.weight),
             bias: g.params.range(self.bias),
-            added: layer.map(|layer| layer.bias_range(g.params)),
+            added: below.layer.map(|layer| layer.bias_range(g.params)),
         };
         let weight = g.params.view(self.weight);
-        let dx = (&dx.full, dx.low.as_ref());
-        layer_norm::backward((x, stats), weight, dy, dx, g.flat, ranges, g.mode)
+        let stream = StreamGradient {
+            dx: &dx.full,
+            operand: dx.operand.as_ref(),
+            factors: below.factors,
+        };
+        layer_norm::backward((x, stats), weight, dy, stream, g.flat, ranges, g.mode)
     }
 
     fn views<'p>(&self, params: &'p Params) -> (&'p Tensor, &'p Tensor) {
@@ -148,10 +171,19 @@ impl Norm {
     }
 }
 
+/// The branch whose product joined the residual stream just before a norm: its last layer, and its samples' factors.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Below<'a> {
+    pub(crate) layer: Option<&'a Linear>,
+    pub(crate) factors: Option<&'a Tensor>,
+}
+
 /// Plans buffers: all of them before the first step.
 pub(crate) struct Planner {
     device: Device,
     activations: DType,
+    /// Whether branches have factors, so that their gradients are not the stream's.
+    drop_path: bool,
     bytes: Cell<usize>,
 }
 
@@ -160,7 +192,16 @@ impl Planner {
         Self {
             device: device.clone(),
             activations: precision.activations(),
+            drop_path: false,
             bytes: Cell::new(0),
+        }
+    }
+
+    /// For training with drop path.
+    pub(crate) fn with_drop_path(self) -> Self {
+        Self {
+            drop_path: true,
+            ..self
         }
     }
 
@@ -190,13 +231,11 @@ impl Planner {
     /// For the gradient of a residual stream.
     pub(crate) fn gradient(&self, shape: impl Into<Shape>) -> Result<Gradient> {
         let shape = shape.into();
-        let low = match self.activations {
-            DType::F32 => None,
-            low => Some(self.plan(shape.clone(), low)?),
-        };
+        let own = self.drop_path || self.activations != DType::F32;
+        let operand = own.then(|| self.activations(shape.clone())).transpose()?;
         Ok(Gradient {
             full: self.f32(shape)?,
-            low,
+            operand,
         })
     }
 
@@ -207,15 +246,24 @@ impl Planner {
     }
 }
 
-/// The gradient of a residual stream, and, where products take in rounded numbers, a rounded copy that the norms' backward makes.
+/// The gradient of a residual stream, and, where products take in rounded numbers or branches have factors, that of the last branch
+/// that joined it, which the norms' backward makes.
 pub(crate) struct Gradient {
     pub(crate) full: Tensor,
-    low: Option<Tensor>,
+    operand: Option<Tensor>,
 }
 
 impl Gradient {
     /// As products take it in.
     pub(crate) fn operand(&self) -> &Tensor {
-        self.low.as_ref().unwrap_or(&self.full)
+        self.operand.as_ref().unwrap_or(&self.full)
+    }
+
+    /// Makes the gradient of the last branch from that of the stream, where no norm has.
+    pub(crate) fn to_operand(&self, factors: Option<&Tensor>) -> Result<()> {
+        match &self.operand {
+            Some(operand) => layer_norm::join_backward(&self.full, factors, operand),
+            None => Ok(()),
+        }
     }
 }

@@ -9,6 +9,8 @@ use super::relative::{RelativePositions, TABLE, distances};
 use super::{Gradient, Grads, Planner};
 use crate::Result;
 use crate::config::VitConfig;
+use crate::drop_path::DropPath;
+use crate::ops::augment::Augmentation;
 use crate::params::{Params, ParamsBuilder};
 
 /// Embedding and blocks.
@@ -16,6 +18,16 @@ use crate::params::{Params, ParamsBuilder};
 pub(crate) struct Trunk {
     blocks: Stack,
     embed: Embed,
+}
+
+/// What training adds to a pass through the trunk.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Training<'a> {
+    /// What becomes of the images once they are normalised.
+    pub(crate) augmentation: Option<&'a Augmentation>,
+    pub(crate) drop_path: Option<&'a DropPath>,
+    /// With so many of the first blocks, and what is before them, as they are.
+    pub(crate) frozen: usize,
 }
 
 /// Activations of the trunk for one batch shape.
@@ -50,7 +62,7 @@ impl TrunkWorkspace {
         self.blocks.output()
     }
 
-    /// Where the backward expects the gradient of [`TrunkWorkspace::output`]; afterwards the
+    /// Where the backward expects the gradient of [`TrunkWorkspace::output`], and of the last branch that joined it; afterwards the
     /// gradient of the embedded sequence.
     pub(crate) fn gradient(&self) -> &Gradient {
         &self.blocks.gradient
@@ -102,14 +114,33 @@ impl Trunk {
         input: (&Tensor, &Tensor),
         positions: &Tensor,
         w: &TrunkWorkspace,
+        training: &Training<'_>,
     ) -> Result<()> {
+        self.embed.patches(input, &w.embed)?;
+        if let Some(augmentation) = training.augmentation {
+            self.embed.augment(augmentation, &w.embed)?;
+        }
         self.embed
-            .forward(params, input, positions, &w.embed, w.blocks.input())?;
-        self.blocks.forward(params, &w.blocks)
+            .forward(params, input.1, positions, &w.embed, w.blocks.input())?;
+        self.blocks.forward(params, &w.blocks, training.drop_path)
     }
 
-    pub(crate) fn backward(&self, g: Grads<'_>, w: &TrunkWorkspace) -> Result<()> {
-        self.blocks.backward(g, &w.blocks)?;
-        self.embed.backward(g, &w.embed, &w.blocks.gradient.full)
+    pub(crate) fn backward(
+        &self,
+        g: Grads<'_>,
+        w: &TrunkWorkspace,
+        training: &Training<'_>,
+    ) -> Result<()> {
+        self.blocks
+            .backward(g, &w.blocks, training.drop_path, training.frozen)?;
+        match training.frozen {
+            0 => self.embed.backward(g, &w.embed, &w.blocks.gradient.full),
+            _ => Ok(()),
+        }
+    }
+
+    /// Blocks.
+    pub(crate) fn depth(&self) -> usize {
+        self.blocks.depth()
     }
 }

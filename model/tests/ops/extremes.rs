@@ -5,7 +5,7 @@ use mae_model::Accumulate::Replace;
 use mae_model::Precision::F32;
 use mae_model::Record;
 use mae_model::ops::adamw::{AdamWStep, Group, Groups, adamw_step};
-use mae_model::ops::layer_norm::NormGrads;
+use mae_model::ops::layer_norm::{NormGrads, StreamGradient};
 use mae_model::ops::{attention, cross_entropy, gelu, layer_norm, linear, reduce};
 
 use crate::plain::*;
@@ -130,7 +130,11 @@ fn a_nan_anywhere_comes_out() {
                 (&xt, &stats),
                 &one,
                 &dy,
-                (&dx, None),
+                StreamGradient {
+                    dx: &dx,
+                    operand: None,
+                    factors: None,
+                },
                 &grads,
                 ranges,
                 Replace,
@@ -163,6 +167,7 @@ fn a_nan_anywhere_comes_out() {
     let group = Group {
         range: 0..5,
         weight_decay: 0.0,
+        lr_scale: 1.0,
     };
     let record = Record::new(p.device(), None).unwrap();
     record.settle(&g).unwrap();

@@ -2,7 +2,7 @@
 
 use mae_model::Accumulate::{Add, Replace};
 use mae_model::Precision::F32;
-use mae_model::ops::layer_norm::NormGrads;
+use mae_model::ops::layer_norm::{Joining, NormGrads, StreamGradient};
 use mae_model::ops::{attention, gelu, layer_norm, linear, reduce};
 
 use crate::plain::*;
@@ -95,11 +95,16 @@ fn layer_norm_with_and_without_residual() {
         let (xt, wt, bt) = (tensor(&x, &[m, n]), tensor(&w, &[n]), tensor(&b, &[n]));
         let (y, stats) = (garbage(&[m, n]), garbage(&[m, 2]));
         let (rt, at) = (tensor(&r, &[m, n]), tensor(&a, &[n]));
-        layer_norm::residual_forward(&xt, (&rt, &at), (&wt, &bt), eps, &y, &stats).unwrap();
+        let joining = Joining {
+            residual: &rt,
+            bias: &at,
+            factors: None,
+        };
+        layer_norm::residual_forward(&xt, joining, (&wt, &bt), eps, &y, &stats).unwrap();
         close("stream", &values(&xt), &stream, 1e-6);
         close("y", &values(&y), &exact, 1e-5);
         let other = tensor(&x, &[m, n]);
-        layer_norm::add_residual(&other, &rt, &at).unwrap();
+        layer_norm::join(&other, joining).unwrap();
         assert_eq!(values(&other), values(&xt), "the same stream");
         let (again, stats_again) = (garbage(&[m, n]), garbage(&[m, 2]));
         layer_norm::forward(&xt, (&wt, &bt), eps, &again, &stats_again).unwrap();
@@ -121,7 +126,7 @@ fn layer_norm_with_and_without_residual() {
             (&xt, &stats),
             &wt,
             &dyt,
-            (&dx, None),
+            without_factors(&dx),
             &grads,
             ranges,
             Replace,
@@ -146,6 +151,97 @@ fn layer_norm_with_and_without_residual() {
             .collect();
         close("da", &grads[2 * n..], &da, 5e-5);
     }
+}
+
+/// Without factors.
+fn without_factors(dx: &candle_core::Tensor) -> StreamGradient<'_> {
+    StreamGradient {
+        dx,
+        operand: None,
+        factors: None,
+    }
+}
+
+/// Rows of samples whose branches are dropped or enlarged.
+#[test]
+fn branches_with_factors() {
+    let (samples, rows, n) = (3, 7, 12);
+    let m = samples * rows;
+    let (x, r, a, factors) = (
+        numbers(m * n, 1),
+        numbers(m * n, 2),
+        numbers(n, 3),
+        [0.0f32, 2.0, 1.25],
+    );
+    let (w, b, dy, dx0) = (
+        numbers(n, 4),
+        numbers(n, 5),
+        numbers(m * n, 6),
+        numbers(m * n, 7),
+    );
+    let factor = |i: usize| f64::from(factors[i / n / rows]);
+    let join = |x: &[f64], a: &[f64]| -> Vec<f64> {
+        let joined = x.iter().enumerate();
+        joined
+            .map(|(i, x)| f64::from(r[i]) + factor(i) * (x + a[i % n]))
+            .collect()
+    };
+    let norm = |x: &[f64]| layer_norm(x, &wide(&w), &wide(&b), 1e-6);
+    let (xt, wt, bt) = (tensor(&x, &[m, n]), tensor(&w, &[n]), tensor(&b, &[n]));
+    let (y, stats, ft) = (
+        garbage(&[m, n]),
+        garbage(&[m, 2]),
+        tensor(&factors, &[samples]),
+    );
+    let (rt, at) = (tensor(&r, &[m, n]), tensor(&a, &[n]));
+    let joining = Joining {
+        residual: &rt,
+        bias: &at,
+        factors: Some(&ft),
+    };
+    layer_norm::residual_forward(&xt, joining, (&wt, &bt), 1e-6, &y, &stats).unwrap();
+    let stream = join(&wide(&x), &wide(&a));
+    close("stream", &values(&xt), &stream, 1e-6);
+    close("y", &values(&y), &norm(&stream), 1e-5);
+    let other = tensor(&x, &[m, n]);
+    layer_norm::join(&other, joining).unwrap();
+    assert_eq!(values(&other), values(&xt), "the same stream");
+
+    let (dyt, dx, operand) = (
+        tensor(&dy, &[m, n]),
+        tensor(&dx0, &[m, n]),
+        garbage(&[m, n]),
+    );
+    let grads = garbage(&[3 * n]);
+    let ranges = NormGrads {
+        weight: 0..n,
+        bias: n..2 * n,
+        added: Some(2 * n..3 * n),
+    };
+    let of = StreamGradient {
+        dx: &dx,
+        operand: Some(&operand),
+        factors: Some(&ft),
+    };
+    layer_norm::backward((&xt, &stats), &wt, &dyt, of, &grads, ranges, Replace).unwrap();
+    // The stream's gradient is what it is without factors; the branch's is that times its factor.
+    let loss = |x: &[f64], a: &[f64]| {
+        let stream = join(x, a);
+        dot(&norm(&stream), &dy) + dot(&stream, &dx0)
+    };
+    let through = gradient(&x, |x| loss(x, &wide(&a)));
+    close("operand", &values(&operand), &through, 5e-5);
+    let da = gradient(&a, |a| loss(&wide(&x), a));
+    close("da", &values(&grads)[2 * n..], &da, 5e-5);
+    let scaled: Vec<f32> = values(&dx)
+        .iter()
+        .enumerate()
+        .map(|(i, d)| factors[i / n / rows] * d)
+        .collect();
+    assert_eq!(values(&operand), scaled);
+    let again = garbage(&[m, n]);
+    layer_norm::join_backward(&dx.reshape((samples, rows, n)).unwrap(), Some(&ft), &again).unwrap();
+    assert_eq!(values(&again), scaled);
 }
 
 #[test]

@@ -36,6 +36,43 @@ pub(crate) fn shards_of(
     folder.display().to_string()
 }
 
+/// Writes `samples` pictures of 20 × 20 pixels into `folder` as shards of 10, with the class that `label` gives each as `.cls`; even
+/// classes are blueish, odd ones reddish.
+#[allow(dead_code)] // Not every test has labels.
+pub(crate) fn labelled_shards(folder: &Path, samples: usize, label: impl Fn(usize) -> usize) {
+    std::fs::create_dir_all(folder).unwrap();
+    let target = ShardTarget::prepare(folder, "part-%06d.tar".parse().unwrap(), false).unwrap();
+    let limits = Limits {
+        max_count: 10,
+        ..Limits::default()
+    };
+    let mut writer = ShardWriter::new(target, limits);
+    for sample in 0..samples {
+        let class = label(sample);
+        let rgb: Vec<u8> = (0..400)
+            .flat_map(|pixel| {
+                let noise = ((pixel * 37 + sample * 101) % 97) as u8;
+                match class % 2 {
+                    0 => [noise, noise / 2, 150 + noise],
+                    _ => [150 + noise, noise / 2, noise],
+                }
+            })
+            .collect();
+        let mut jpeg = vec![];
+        Encoder::new(&mut jpeg, 95)
+            .encode(&rgb, 20, 20, ColorType::Rgb)
+            .unwrap();
+        let class = class.to_string();
+        writer
+            .write(
+                &format!("{sample:06}"),
+                &[("jpg", &jpeg), ("cls", class.as_bytes())],
+            )
+            .unwrap();
+    }
+    writer.finish(None).unwrap();
+}
+
 fn picture(sample: usize) -> Vec<u8> {
     const SIDE: usize = 20;
     let (x0, y0) = (sample * 7 % SIDE, sample * 11 % SIDE);

@@ -72,6 +72,7 @@ impl Case {
         let group = |spec: &ParamSpec| Group {
             range: spec.range(),
             weight_decay: if spec.decay { decay } else { 0.0 },
+            lr_scale: 1.0,
         };
         let groups = params.specs().iter().map(group).collect();
         let groups = Groups::new(groups, params.flat_len());

@@ -1,7 +1,7 @@
 //! The classifier against timm.
 
 use candle_core::Device;
-use mae_model::{Accumulate, Activations, Pooling, VitClassifier, VitInput};
+use mae_model::{Accumulate, Activations, Pooling, VitClassifier, VitInput, VitTraining};
 
 use crate::compare::{all_learn, close, gradient_close};
 use crate::golden::{Golden, number};
@@ -24,8 +24,7 @@ impl Case {
         for (row, &label) in targets.chunks_exact_mut(classes).zip(&labels) {
             row[label as usize] = 1.0;
         }
-        let input =
-            VitInput::from_host(&vit, &golden.u8s("pixels"), &targets, &Device::Cpu).unwrap();
+        let input = VitInput::labelled(&vit, &golden.u8s("pixels"), &targets).unwrap();
         Self {
             golden,
             vit,
@@ -41,12 +40,18 @@ impl Case {
 
     /// Loss and flat gradient.
     fn step(&self) -> (f32, Vec<f32>) {
-        let mut workspace = self.vit.workspace(self.batch, Activations::Keep).unwrap();
+        let mut workspace = self
+            .vit
+            .workspace(self.batch, Activations::Keep, false)
+            .unwrap();
         let grads = self.vit.params.zeros_like_flat().unwrap();
-        self.vit.forward(&self.input, &mut workspace).unwrap();
+        let training = VitTraining::default();
+        self.vit
+            .forward(&self.input, &training, &mut workspace)
+            .unwrap();
         let loss = workspace.loss().unwrap();
         self.vit
-            .backward(&mut workspace, &grads, 1.0, Accumulate::Add)
+            .backward(&training, &mut workspace, &grads, 1.0, Accumulate::Add)
             .unwrap();
         (loss, grads.to_vec1().unwrap())
     }
@@ -61,7 +66,10 @@ fn each_case(check: impl Fn(&str, Case)) {
 fn logits_and_loss_agree() {
     each_case(|name, case| {
         let case = case.loaded();
-        let mut workspace = case.vit.workspace(case.batch, Activations::Keep).unwrap();
+        let mut workspace = case
+            .vit
+            .workspace(case.batch, Activations::Keep, false)
+            .unwrap();
         let logits = case.vit.logits(&case.input, &mut workspace).unwrap();
         close(&logits, &case.golden.f32s("logits"), 1e-4).unwrap_or_else(|e| panic!("{name}: {e}"));
         close(&[case.step().0], &case.golden.f32s("loss"), 1e-5)

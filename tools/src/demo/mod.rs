@@ -17,6 +17,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
+use candle_core::Device;
 use clap::Args;
 use mae_trainer::checkpoint::foreign::ImportOptions;
 use mae_trainer::checkpoint::load_mae;
@@ -94,7 +95,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
     }
 
     tracing::info!("3/3 evaluation");
-    let (mae, _) = load_mae(&config.output_dir, &ImportOptions::default())?;
+    let (mae, _) = load_mae(&config.output_dir, &ImportOptions::default(), &Device::Cpu)?;
     let mask = (config.mask_ratio, config.seed);
     let results = results::measure(&sets, &mae, mask)?;
     let report = page::write(&Story {

@@ -63,8 +63,8 @@ pub(super) fn write(story: &Story<'_>) -> anyhow::Result<String> {
         highlight: Some(0),
     });
     page.paragraph(
-        "kNN: weighted vote of the 20 nearest by cosine. Linear probe: softmax regression solved to its minimum, its penalty chosen on \
-         a tenth of the training images. Features: mean of the patch tokens. Loss: over removed patches of the test images, on the \
+        "kNN: weighted vote of the 20 nearest by cosine. Linear probe: a softmax layer on standardised features, its learning rate \
+         chosen on a tenth of the training images. Features: mean of the patch tokens. Loss: over removed patches of the test images, on the \
          same masks for both encoders, with its standard error.",
     );
 

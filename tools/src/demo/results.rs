@@ -6,7 +6,7 @@ use mae_loader::{Dataset, DatasetOptions};
 use mae_model::Mae;
 use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
 use mae_trainer::eval::knn::{KnnOptions, knn};
-use mae_trainer::eval::linear_probe::{ProbeOptions, linear_probe};
+use mae_trainer::eval::linear_probe::{SweepOptions, sweep};
 use mae_trainer::eval::loss::{LossReport, masked_loss};
 use mae_trainer::eval::reconstruct::reconstruct;
 use mae_trainer::eval::{Accuracy, StreamOptions};
@@ -58,9 +58,9 @@ pub(super) fn measure(
         Extractor::Encoder(&encoders[1], pooling),
         Extractor::Pixels,
     ];
-    let pairs = features(&train, &extractors, &stream)?
+    let pairs = features(&train, &extractors, &stream, &mut |_| ())?
         .into_iter()
-        .zip(features(&test, &extractors, &stream)?);
+        .zip(features(&test, &extractors, &stream, &mut |_| ())?);
     let mut losses =
         masked_loss(&test, &[trained, &random], mask_ratio, seed, &stream)?.into_iter();
     let mut judged = ["trained encoder", "random encoder", "raw pixels"]
@@ -70,8 +70,8 @@ pub(super) fn measure(
             Ok(Judged {
                 name,
                 loss: losses.next(),
-                knn: knn(&train, &test, &KnnOptions::default())?,
-                probe: linear_probe(&train, &test, &ProbeOptions::default())?.accuracy,
+                knn: knn(&train, &test, &KnnOptions::default())?[0],
+                probe: sweep(&train, &test, &SweepOptions::default())?.accuracy,
             })
         });
     let mut next = || {

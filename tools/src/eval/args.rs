@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Subcommand};
 use mae_loader::LabelSource;
+use mae_trainer::config::DeviceKind;
 use mae_trainer::eval::features::FeaturePooling;
 
 use crate::cli::{CacheArgs, ImportArgs};
@@ -14,7 +15,9 @@ use crate::cli::{CacheArgs, ImportArgs};
 #[command(after_help = "Examples:\n  \
     mae eval loss runs/a --data 'data/test-*.tar'\n  \
     mae eval knn runs/a --data 'data/train-*.tar' --val-data 'data/test-*.tar'\n  \
-    mae eval linear-probe runs/a/checkpoints/step-00010000 --data data --label-field json:wnid --json\n  \
+    mae eval knn runs/a --data data --label-field json:wnid --k 10,20,100,200 --json\n  \
+    mae eval linear-probe runs/a/checkpoints/step-00010000 --data 'data/train-*.tar' --val-data 'data/test-*.tar'\n  \
+    mae eval linear-probe runs/a --cached --data data\n  \
     mae eval reconstruct runs/a --data 'data/test-*.tar' --output pictures.png")]
 pub(crate) struct EvalArgs {
     #[command(subcommand)]
@@ -29,7 +32,11 @@ pub(super) enum What {
     Reconstruct(ReconstructArgs),
     /// Classify by the nearest neighbours of frozen features (weighted cosine, as DINO)
     Knn(KnnArgs),
-    /// Fit a linear classifier to frozen features, without augmentation
+    /// Train a linear classifier on frozen features, by the paper's recipe or quickly (--cached)
+    ///
+    /// The recipe is that of the reference code's main_linprobe.py: LARS, batch normalisation without scale before the linear layer,
+    /// random crops and flips, so that every epoch encodes the train set anew. With --cached each image is encoded once, without
+    /// augmentation, heads of several learning rates are trained side by side, and a tenth of the train set chooses among them.
     LinearProbe(ProbeArgs),
 }
 
@@ -42,9 +49,12 @@ pub(super) struct Common {
     /// Shards: a tar file, a folder of them, a glob, braces (`test-{000000..000009}.tar`); several may be given
     #[arg(long, required = true, num_args = 1.., value_name = "SPEC")]
     pub(super) data: Vec<String>,
-    /// Images encoded at a time
+    /// Images that go through the network at a time
     #[arg(long, default_value = "64", value_parser = clap::value_parser!(u32).range(1..).map(|n| n as usize), value_name = "N")]
-    pub(super) batch_size: usize,
+    pub(super) encode_batch: usize,
+    /// Where the network runs: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub(super) device: DeviceKind,
     /// Threads for decoding and for arithmetic; 0 takes every core
     #[arg(long, default_value = "0", value_name = "N")]
     pub(super) threads: usize,
@@ -101,18 +111,18 @@ pub(super) struct FeatureArgs {
     /// Where labels come from: cls, or json:FIELD (for example json:wnid)
     #[arg(long, default_value = "cls", value_name = "FIELD")]
     pub(super) label_field: LabelSource,
-    /// Features are the mean of the patch tokens, or the class token
-    #[arg(long, default_value = "mean", value_name = "mean|token")]
-    pub(super) pooling: FeaturePooling,
+    /// Features are the mean of the patch tokens, or the class token [default: token for linear-probe, as in the paper; mean for knn]
+    #[arg(long, value_name = "mean|token")]
+    pub(super) pooling: Option<FeaturePooling>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct KnnArgs {
     #[command(flatten)]
     pub(super) features: FeatureArgs,
-    /// Neighbours that vote
-    #[arg(long, default_value = "20", value_parser = clap::value_parser!(u32).range(1..).map(|n| n as usize), value_name = "N")]
-    pub(super) k: usize,
+    /// Neighbours that vote; several numbers, as in 10,20,100,200, are judged in one pass
+    #[arg(long, default_value = "20", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..).map(|n| n as usize), value_name = "N")]
+    pub(super) k: Vec<usize>,
     /// Weight of a vote is exp(cosine / temperature)
     #[arg(long, default_value = "0.07", value_name = "X")]
     pub(super) temperature: f32,
@@ -122,7 +132,28 @@ pub(super) struct KnnArgs {
 pub(super) struct ProbeArgs {
     #[command(flatten)]
     pub(super) features: FeatureArgs,
-    /// Decides which tenth of the train set chooses the strength of the penalty
+    /// Encode each image once, without augmentation, and choose among --learning-rates
+    #[arg(long)]
+    pub(super) cached: bool,
+    /// Passes over the train set [default: 90, from ViT-L on 50; 30 with --cached]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    pub(super) epochs: Option<u64>,
+    /// Images in an update, the whole train set where it has fewer [default: 16384; 256 with --cached]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..).map(|n| n as usize), value_name = "N")]
+    pub(super) batch_size: Option<usize>,
+    /// Base learning rate: the peak is it × batch size / 256 [default: 0.1]
+    #[arg(long, conflicts_with = "cached", value_name = "RATE")]
+    pub(super) blr: Option<f64>,
+    /// Epochs in which the learning rate rises from 0 [default: 10, or a fifth of all where that is less]
+    #[arg(long, conflicts_with = "cached", value_name = "N")]
+    pub(super) warmup_epochs: Option<f64>,
+    /// Train a head on the same network with random weights, too: takes twice as long (--cached always does)
+    #[arg(long, conflicts_with = "cached")]
+    pub(super) random_weights: bool,
+    /// Learning rates to choose from [default: 13 from 0.0001 to 1]
+    #[arg(long, requires = "cached", value_delimiter = ',', value_name = "RATE")]
+    pub(super) learning_rates: Vec<f64>,
+    /// What order, crops and the head's first weights are drawn from
     #[arg(long, default_value = "0", value_name = "N")]
     pub(super) seed: u64,
 }

@@ -3,6 +3,7 @@
 //! Each evaluation gives a [`Report`], printed as a table or as JSON; the arithmetic is `mae_trainer::eval`'s.
 
 mod args;
+mod frozen;
 mod report;
 
 use std::io::{self, Write};
@@ -12,23 +13,18 @@ use anyhow::Context;
 use mae_loader::{Dataset, DatasetOptions, LabelSource};
 use mae_model::{Encoder, Mae};
 use mae_trainer::checkpoint::{Source, load_encoder, load_mae};
-use mae_trainer::eval::features::{Extractor, features};
-use mae_trainer::eval::knn::{KnnOptions, knn};
-use mae_trainer::eval::linear_probe::{ProbeOptions, linear_probe};
+use mae_trainer::device;
+use mae_trainer::eval::StreamOptions;
 use mae_trainer::eval::loss::masked_loss;
 use mae_trainer::eval::reconstruct::reconstruct;
-use mae_trainer::eval::{Features, StreamOptions};
 use mae_trainer::picture;
 
 pub(crate) use args::EvalArgs;
-use args::{Common, FeatureArgs, KnnArgs, LossArgs, ProbeArgs, ReconstructArgs, What};
+use args::{Common, LossArgs, ReconstructArgs, What};
 pub(crate) use report::percent;
 use report::{Figures, Report, Row};
 
-use crate::{Outcome, Usage};
-
-/// Without a test set, every this many-th sample of the data is held out.
-const HELD_OUT_EVERY: usize = 5;
+use crate::Outcome;
 
 /// What a row of a report is called.
 const TRAINED: &str = "checkpoint";
@@ -42,8 +38,8 @@ pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
     match args.what {
         What::Loss(args) => loss(&args),
         What::Reconstruct(args) => reconstructions(&args),
-        What::Knn(args) => neighbours(&args),
-        What::LinearProbe(args) => probe(&args),
+        What::Knn(args) => frozen::neighbours(&args),
+        What::LinearProbe(args) => frozen::probe(&args),
     }
 }
 
@@ -57,8 +53,13 @@ struct Subject<T> {
 impl Subject<Mae> {
     fn load(common: &Common) -> anyhow::Result<Self> {
         mae_model::set_threads(common.threads())?;
-        let (trained, source) = load_mae(&common.checkpoint, &common.import.options())?;
-        let random = Mae::new(trained.config.clone(), trained.device(), source.seed())?;
+        let device = device::open(common.device)?;
+        let (mut trained, source) =
+            load_mae(&common.checkpoint, &common.import.options(), &device)?;
+        let mut random = Mae::new(trained.config.clone(), &device, source.seed())?;
+        for mae in [&mut trained, &mut random] {
+            mae.set_precision(common.device.default_precision())?;
+        }
         Ok(Self {
             trained,
             random,
@@ -70,8 +71,13 @@ impl Subject<Mae> {
 impl Subject<Encoder> {
     fn load(common: &Common) -> anyhow::Result<Self> {
         mae_model::set_threads(common.threads())?;
-        let (trained, source) = load_encoder(&common.checkpoint, &common.import.options())?;
-        let random = source.untrained(&trained)?;
+        let device = device::open(common.device)?;
+        let (mut trained, source) =
+            load_encoder(&common.checkpoint, &common.import.options(), &device)?;
+        let mut random = source.untrained(&trained)?;
+        for encoder in [&mut trained, &mut random] {
+            encoder.set_precision(common.device.default_precision())?;
+        }
         Ok(Self {
             trained,
             random,
@@ -144,84 +150,6 @@ fn reconstructions(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn neighbours(args: &KnnArgs) -> anyhow::Result<Outcome> {
-    let options = KnnOptions {
-        k: args.k,
-        temperature: args.temperature,
-    };
-    let settings = vec![
-        ("k", args.k.into()),
-        ("temperature", f64::from(args.temperature).into()),
-    ];
-    judge("knn", &args.features, settings, |train, test| {
-        Ok(Figures::Accuracy(knn(train, test, &options)?))
-    })
-}
-
-fn probe(args: &ProbeArgs) -> anyhow::Result<Outcome> {
-    let options = ProbeOptions {
-        seed: args.seed,
-        ..ProbeOptions::default()
-    };
-    judge(
-        "linear-probe",
-        &args.features,
-        vec![("seed", args.seed.into())],
-        |train, test| Ok(Figures::Probe(linear_probe(train, test, &options)?)),
-    )
-}
-
-/// Features by the trained and the random encoder, each judged by `figures` of a train and a test set.
-fn judge(
-    evaluation: &'static str,
-    args: &FeatureArgs,
-    mut settings: Vec<(&'static str, serde_json::Value)>,
-    figures: impl Fn(&Features, &Features) -> anyhow::Result<Figures>,
-) -> anyhow::Result<Outcome> {
-    let common = &args.common;
-    if args.label_field == LabelSource::None {
-        return Err(Usage(format!(
-            "{evaluation} needs labels: --label-field cannot be none"
-        ))
-        .into());
-    }
-    let subject = Subject::<Encoder>::load(common)?;
-    let train = open(common, &common.data, args.label_field.clone(), None)?;
-    let test = match args.val_data.as_slice() {
-        [] => None,
-        specs => {
-            let classes = train.classes().map(<[String]>::to_vec);
-            Some(open(common, specs, args.label_field.clone(), classes)?)
-        }
-    };
-    let extractors = [&subject.trained, &subject.random]
-        .map(|encoder| Extractor::Encoder(encoder, args.pooling));
-    let stream = common.stream();
-    let of_train = features(&train, &extractors, &stream)?;
-    let pairs: Vec<(Features, Features)> = match test {
-        Some(test) => of_train
-            .into_iter()
-            .zip(features(&test, &extractors, &stream)?)
-            .collect(),
-        None => of_train
-            .iter()
-            .map(|all| all.split(|index| index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1))
-            .collect(),
-    };
-    let judged: Vec<Figures> = pairs
-        .iter()
-        .map(|(train, test)| figures(train, test))
-        .collect::<anyhow::Result<_>>()?;
-    let mut report = subject.report(evaluation, pairs[0].1.len() as u64);
-    report.train_samples = Some(pairs[0].0.len() as u64);
-    settings.push(("pooling", args.pooling.to_string().into()));
-    settings.push(("classes", pairs[0].0.classes().into()));
-    settings.push(("held_out", args.val_data.is_empty().into()));
-    report.settings = settings;
-    report.rows = rows(judged.into_iter());
-    report.print(common.json)
-}
-
 fn rows(figures: impl Iterator<Item = Figures>) -> Vec<Row> {
     [TRAINED, RANDOM]
         .into_iter()
@@ -256,7 +184,7 @@ impl Common {
 
     fn stream(&self) -> StreamOptions {
         StreamOptions {
-            batch_size: self.batch_size,
+            batch_size: self.encode_batch,
             threads: Some(self.threads()),
             resize: self.resize,
         }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use mae_trainer::eval::Accuracy;
-use mae_trainer::eval::linear_probe::ProbeReport;
+use mae_trainer::eval::linear_probe::{ProbeReport, SweepReport};
 use mae_trainer::eval::loss::LossReport;
 use serde_json::{Value, json};
 
@@ -32,25 +32,43 @@ pub(super) struct Row {
 /// What was measured.
 pub(super) enum Figures {
     Loss(LossReport),
-    Accuracy(Accuracy),
+    /// For each number of neighbours.
+    Knn(Vec<(usize, Accuracy)>),
     Probe(ProbeReport),
+    Sweep(SweepReport),
 }
 
+/// A row of the table: each column's name, and the figure as people read it.
+type Columns = Vec<(&'static str, String)>;
+
 impl Figures {
-    /// Column by column: its name, and the figure as people read it.
-    fn columns(&self) -> Vec<(&'static str, String)> {
+    /// The table's rows, one or more.
+    fn rows(&self) -> Vec<Columns> {
         match self {
-            Self::Loss(loss) => vec![
+            Self::Loss(loss) => vec![vec![
                 ("loss", format!("{:.4}", loss.mean)),
                 ("standard error", format!("{:.4}", loss.standard_error)),
                 ("samples", loss.count.to_string()),
-            ],
-            Self::Accuracy(accuracy) => accuracy_columns(accuracy).to_vec(),
+            ]],
+            Self::Knn(by_k) => by_k
+                .iter()
+                .map(|(k, accuracy)| {
+                    let k = vec![("k", k.to_string())];
+                    k.into_iter().chain(accuracy_columns(accuracy)).collect()
+                })
+                .collect(),
             Self::Probe(probe) => {
                 let mut columns = accuracy_columns(&probe.accuracy).to_vec();
-                columns.push(("top-1 on train", percent(probe.train.top1)));
-                columns.push(("penalty", probe.penalty.to_string()));
-                columns
+                columns.push(("best top-1", percent(probe.best.top1)));
+                columns.push(("in epoch", probe.best_epoch.to_string()));
+                columns.push(("train loss", format!("{:.4}", probe.train_loss)));
+                vec![columns]
+            }
+            Self::Sweep(sweep) => {
+                let mut columns = accuracy_columns(&sweep.accuracy).to_vec();
+                columns.push(("top-1 on train", percent(sweep.train.top1)));
+                columns.push(("learning rate", sweep.learning_rate.to_string()));
+                vec![columns]
             }
         }
     }
@@ -58,22 +76,47 @@ impl Figures {
     fn json(&self) -> Value {
         match self {
             Self::Loss(loss) => json!(loss),
-            Self::Accuracy(accuracy) => json!(accuracy),
-            Self::Probe(probe) => json!({
-                "top1": probe.accuracy.top1,
-                "top5": probe.accuracy.top5,
-                "count": probe.accuracy.count,
-                "train_top1": probe.train.top1,
-                "penalty": probe.penalty,
-            }),
+            Self::Knn(by_k) => by_k
+                .iter()
+                .map(|(k, accuracy)| with(accuracy, json!({ "k": k })))
+                .collect(),
+            Self::Probe(probe) => {
+                let best = with(&probe.best, json!({ "epoch": probe.best_epoch }));
+                let more = json!({ "best": best, "train_loss": probe.train_loss });
+                with(&probe.accuracy, more)
+            }
+            Self::Sweep(sweep) => {
+                let more = json!({
+                    "train_top1": sweep.train.top1,
+                    "learning_rate": sweep.learning_rate,
+                });
+                with(&sweep.accuracy, more)
+            }
         }
     }
 }
 
+/// An accuracy's fields and some more.
+fn with(accuracy: &Accuracy, more: Value) -> Value {
+    let mut all = json!(accuracy);
+    if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
+        all.extend(more);
+    }
+    all
+}
+
 fn accuracy_columns(accuracy: &Accuracy) -> [(&'static str, String); 3] {
+    let column = |share, (low, high): (f64, f64)| {
+        format!(
+            "{} [{:.1}, {:.1}]",
+            percent(share),
+            100.0 * low,
+            100.0 * high
+        )
+    };
     [
-        ("top-1", percent(accuracy.top1)),
-        ("top-5", percent(accuracy.top5)),
+        ("top-1", column(accuracy.top1, accuracy.top1_interval)),
+        ("top-5", column(accuracy.top5, accuracy.top5_interval)),
         ("samples", accuracy.count.to_string()),
     ]
 }
@@ -126,32 +169,33 @@ impl Report {
             .iter()
             .map(|(name, value)| format!("{name} {}", plain(value)))
             .collect();
-        let columns: Vec<Vec<(&'static str, String)>> =
-            self.rows.iter().map(|row| row.figures.columns()).collect();
-        let head: Vec<String> = std::iter::once(String::new())
-            .chain(
-                columns
-                    .iter()
-                    .take(1)
-                    .flatten()
-                    .map(|(name, _)| (*name).to_owned()),
-            )
-            .collect();
-        let rows: Vec<Vec<String>> = self
+        let columns: Vec<(&str, Columns)> = self
             .rows
             .iter()
-            .zip(columns)
-            .map(|(row, columns)| {
-                std::iter::once(row.name.to_owned())
-                    .chain(columns.into_iter().map(|(_, cell)| cell))
-                    .collect()
+            .flat_map(|row| {
+                let rows = row.figures.rows().into_iter();
+                rows.map(|columns| (row.name, columns))
             })
             .collect();
+        let names = columns.iter().take(1).flat_map(|(_, columns)| columns);
+        let head = std::iter::once(String::new()).chain(names.map(|(name, _)| (*name).to_owned()));
+        let head: Vec<String> = head.collect();
+        let rows: Vec<Vec<String>> = columns
+            .into_iter()
+            .map(|(name, columns)| {
+                let cells = columns.into_iter().map(|(_, cell)| cell);
+                std::iter::once(name.to_owned()).chain(cells).collect()
+            })
+            .collect();
+        let note = match self.rows.first().map(|row| &row.figures) {
+            None | Some(Figures::Loss(_)) => "",
+            _ => "\nIn brackets: 95% confidence intervals (Wilson).\n",
+        };
         let step = self
             .step
             .map_or(String::new(), |step| format!(" (step {step})"));
         format!(
-            "{} of {}{step} on {on}\n{}\n\n{}",
+            "{} of {}{step} on {on}\n{}\n\n{}{note}",
             self.evaluation,
             self.checkpoint,
             settings.join(", "),
@@ -172,12 +216,9 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let accuracy = |top1| {
-            Figures::Accuracy(Accuracy {
-                top1,
-                top5: 1.0,
-                count: 200,
-            })
+        let figures = |top1| {
+            let by_k = [10, 20].map(|k| (k, Accuracy::new(top1 + k, 200, 200)));
+            Figures::Knn(by_k.to_vec())
         };
         Report {
             evaluation: "knn",
@@ -185,15 +226,15 @@ mod tests {
             step: Some(7),
             train_samples: Some(800),
             samples: 200,
-            settings: vec![("k", 20.into()), ("pooling", "mean".into())],
+            settings: vec![("temperature", 0.07.into()), ("pooling", "mean".into())],
             rows: vec![
                 Row {
                     name: "checkpoint",
-                    figures: accuracy(0.5),
+                    figures: figures(80),
                 },
                 Row {
                     name: "random weights",
-                    figures: accuracy(0.105),
+                    figures: figures(1),
                 },
             ],
         }
@@ -206,18 +247,27 @@ mod tests {
             text.contains("knn of runs/a (step 7) on 200 samples, fitted on 800"),
             "{text}"
         );
-        assert!(text.contains("k 20, pooling mean"), "{text}");
-        assert!(
-            text.contains("random weights  10.5%  100.0%      200"),
-            "{text}"
-        );
+        assert!(text.contains("temperature 0.07, pooling mean"), "{text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for row in [
+            "checkpoint 20 50.0% [43.1, 56.9] 100.0% [98.1, 100.0] 200",
+            "random weights 20 10.5% [7.0, 15.5] 100.0% [98.1, 100.0] 200",
+        ] {
+            assert!(words.contains(row), "{text}");
+        }
+        assert!(text.contains("Wilson"), "{text}");
     }
 
     #[test]
     fn programs_find_results_by_name() {
         let json = report().json();
-        assert_eq!(json["results"]["random_weights"]["top1"], 0.105);
-        assert_eq!(json["results"]["checkpoint"]["count"], 200);
-        assert_eq!(json["settings"]["k"], 20);
+        let random = &json["results"]["random_weights"];
+        assert_eq!(
+            (&random[1]["k"], &random[1]["top1"]),
+            (&20.into(), &0.105.into())
+        );
+        assert!(random[1]["top1_interval"][0].as_f64() < Some(0.105));
+        assert_eq!(json["results"]["checkpoint"][0]["count"], 200);
+        assert_eq!(json["settings"]["temperature"], 0.07);
     }
 }

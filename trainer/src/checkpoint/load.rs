@@ -2,21 +2,27 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use mae_model::{Encoder, Mae, VitClassifier};
 
 use super::foreign::{
     self, Client, ForeignError, ForeignInspection, ImportOptions, Origin, Weights,
 };
 use super::{
-    CheckpointInfo, MODEL, STATE, folder, list, open_by, read_state, read_tensors, step_of,
+    CheckpointInfo, MODEL, RunKind, STATE, folder, list, open_by, read_kind, read_state,
+    read_tensors, step_of,
 };
+use crate::config::PretrainConfig;
 use crate::error::{Error, Result};
+use crate::finetune::FinetuneConfig;
 
 /// Where a model's weights come from.
 #[derive(Debug)]
 pub enum Source {
-    /// A run of ours.
+    /// A pre-training run of ours.
     Run(Box<CheckpointInfo>),
+    /// A fine-tuning run of ours.
+    Tuned(Box<CheckpointInfo<FinetuneConfig>>),
     /// Another program.
     Foreign(Box<Origin>),
 }
@@ -26,6 +32,7 @@ impl Source {
     pub fn path(&self) -> &Path {
         match self {
             Self::Run(info) => &info.path,
+            Self::Tuned(info) => &info.path,
             Self::Foreign(origin) => &origin.path,
         }
     }
@@ -34,6 +41,7 @@ impl Source {
     pub fn step(&self) -> Option<u64> {
         match self {
             Self::Run(info) => Some(info.state.step),
+            Self::Tuned(info) => Some(info.state.step),
             Self::Foreign(_) => None,
         }
     }
@@ -42,6 +50,7 @@ impl Source {
     pub fn mask_ratio(&self) -> f64 {
         match self {
             Self::Run(info) => info.state.config.mask_ratio,
+            Self::Tuned(_) => 0.75,
             Self::Foreign(origin) => origin.mask_ratio,
         }
     }
@@ -50,6 +59,7 @@ impl Source {
     pub fn seed(&self) -> u64 {
         match self {
             Self::Run(info) => info.state.config.seed,
+            Self::Tuned(info) => info.state.config.seed,
             Self::Foreign(_) => 0,
         }
     }
@@ -68,7 +78,9 @@ impl Source {
                 };
                 Mae::new(config, device, self.seed())?.encoder()?
             }
-            Self::Foreign(_) => Encoder::new(vit, trained.final_norm(), device, self.seed())?,
+            Self::Tuned(_) | Self::Foreign(_) => {
+                Encoder::new(vit, trained.final_norm(), device, self.seed())?
+            }
         })
     }
 }
@@ -96,16 +108,25 @@ pub fn weights(path: &Path, options: &ImportOptions) -> Result<(Weights, Source)
             path.display()
         )));
     }
-    let (info, state) = open_by(path, |path| {
-        let info = read_state(path)?;
-        let state = read_tensors(&info, MODEL)?;
-        Ok((info, state))
+    let (mut weights, source) = open_by(path, |path| match read_kind(path)? {
+        RunKind::Pretrain => {
+            let info = read_state::<PretrainConfig>(path)?;
+            let state = read_tensors(&info, MODEL)?;
+            let weights = Weights::of_run(&info.state.config.mae(), state);
+            Ok((weights, Source::Run(Box::new(info))))
+        }
+        RunKind::Finetune => {
+            let info = read_state::<FinetuneConfig>(path)?;
+            let state = read_tensors(&info, MODEL)?;
+            let config = &info.state.config;
+            let weights = Weights::of_tuned(&config.vit(), config.pooling, state);
+            Ok((weights, Source::Tuned(Box::new(info))))
+        }
     })?;
-    let mut weights = Weights::of_run(&info.state.config.mae(), state);
     if let Some(size) = options.image_size {
         weights.resize(size).map_err(|error| about(path, error))?;
     }
-    Ok((weights, Source::Run(Box::new(info))))
+    Ok((weights, source))
 }
 
 /// Writes the checkpoint at `path` into the folder `target` as `client` takes it, and returns how it is loaded there.
@@ -150,28 +171,36 @@ pub fn inspect_foreign(path: &Path, options: &ImportOptions) -> Result<ForeignIn
     foreign::inspect(path, options).map_err(|error| about(path, error))
 }
 
-/// The encoder of the checkpoint at `path`; see [`weights`].
+/// The encoder of the checkpoint at `path`, on `device`; see [`weights`].
 ///
 /// # Errors
 /// As there, and if its number of heads is not known.
-pub fn load_encoder(path: &Path, options: &ImportOptions) -> Result<(Encoder, Source)> {
-    load(path, options, Weights::into_encoder)
+pub fn load_encoder(
+    path: &Path,
+    options: &ImportOptions,
+    device: &Device,
+) -> Result<(Encoder, Source)> {
+    load(path, options, |weights| weights.into_encoder(device))
 }
 
-/// Encoder and decoder of the checkpoint at `path`; see [`weights`].
+/// Encoder and decoder of the checkpoint at `path`, on `device`; see [`weights`].
 ///
 /// # Errors
 /// As there, and if it has no decoder, or not all of its configuration is known.
-pub fn load_mae(path: &Path, options: &ImportOptions) -> Result<(Mae, Source)> {
-    load(path, options, Weights::into_mae)
+pub fn load_mae(path: &Path, options: &ImportOptions, device: &Device) -> Result<(Mae, Source)> {
+    load(path, options, |weights| weights.into_mae(device))
 }
 
-/// Encoder and head over classes of the checkpoint at `path`; see [`weights`].
+/// Encoder and head over classes of the checkpoint at `path`, on `device`; see [`weights`].
 ///
 /// # Errors
 /// As there, and if it has no head, or its number of heads is not known.
-pub fn load_classifier(path: &Path, options: &ImportOptions) -> Result<(VitClassifier, Source)> {
-    load(path, options, Weights::into_classifier)
+pub fn load_classifier(
+    path: &Path,
+    options: &ImportOptions,
+    device: &Device,
+) -> Result<(VitClassifier, Source)> {
+    load(path, options, |weights| weights.into_classifier(device))
 }
 
 fn load<T>(

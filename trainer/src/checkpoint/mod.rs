@@ -21,10 +21,11 @@ use mae_model::StateDict;
 pub use load::{
     Source, export, inspect_foreign, is_run, load_classifier, load_encoder, load_mae, weights,
 };
-pub use state::{RunState, VERSION};
+pub use state::{Best, RunConfig, RunKind, RunState, VERSION};
 
 use self::files::FileDigest;
 use self::retention::Retention;
+use crate::config::PretrainConfig;
 use crate::error::{Error, Result};
 
 const MODEL: &str = "model.safetensors";
@@ -33,18 +34,18 @@ const STATE: &str = "state.json";
 
 /// What a checkpoint says of itself, without its tensors.
 #[derive(Clone, Debug)]
-pub struct CheckpointInfo {
+pub struct CheckpointInfo<C = PretrainConfig> {
     /// The checkpoint's folder.
     pub path: PathBuf,
     /// The run's state in it.
-    pub state: RunState,
+    pub state: RunState<C>,
 }
 
 /// A checkpoint read and verified.
 #[derive(Clone, Debug)]
-pub struct Checkpoint {
+pub struct Checkpoint<C = PretrainConfig> {
     /// Where it stands and what it says.
-    pub info: CheckpointInfo,
+    pub info: CheckpointInfo<C>,
     /// Weights by the reference code's names.
     pub model: StateDict,
     /// The optimiser's moments.
@@ -89,9 +90,9 @@ fn step_of(path: &Path) -> Option<u64> {
 ///
 /// # Errors
 /// [`Error::Save`] with what to do; former checkpoints are untouched.
-pub fn save(
+pub fn save<C: RunConfig>(
     folder: &Path,
-    mut state: RunState,
+    mut state: RunState<C>,
     model: &StateDict,
     optimizer: &StateDict,
 ) -> Result<PathBuf> {
@@ -129,6 +130,29 @@ pub fn save(
     }
 }
 
+/// Keeps the checkpoint at `path` as `name` in the run's folder, whatever becomes of it; the former one of that name goes. Takes no room
+/// where the file system has hard links.
+///
+/// # Errors
+/// If it cannot be written; then the former one stands.
+pub fn keep_as(path: &Path, run: &Path, name: &str) -> Result<()> {
+    let target = run.join(name);
+    let kept = files::commit_folder(&target, |temporary| {
+        for entry in fs::read_dir(path)? {
+            let (from, to) = (entry?.path(), temporary);
+            let to = to.join(from.file_name().unwrap_or_default());
+            if fs::hard_link(&from, &to).is_err() {
+                fs::copy(&from, &to)?;
+            }
+        }
+        Ok(())
+    });
+    kept.map_err(|source| Error::Write {
+        path: target,
+        source,
+    })
+}
+
 /// Deletes the checkpoints in `folder` that `retention` does not keep. One that cannot be deleted is only logged:
 /// the run is worth more than the room.
 pub fn prune(folder: &Path, retention: Retention) -> Result<()> {
@@ -150,7 +174,7 @@ pub fn prune(folder: &Path, retention: Retention) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::BrokenCheckpoint`] if anything is missing or damaged.
-pub fn load(path: &Path) -> Result<Checkpoint> {
+pub fn load<C: RunConfig>(path: &Path) -> Result<Checkpoint<C>> {
     let info = read_state(path)?;
     Ok(Checkpoint {
         model: read_tensors(&info, MODEL)?,
@@ -163,7 +187,7 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
 ///
 /// # Errors
 /// [`Error::NoWholeCheckpoint`] if there are only damaged ones.
-pub fn newest(folder: &Path) -> Result<Option<Checkpoint>> {
+pub fn newest<C: RunConfig>(folder: &Path) -> Result<Option<Checkpoint<C>>> {
     newest_by(folder, load)
 }
 
@@ -192,7 +216,7 @@ fn newest_by<T>(folder: &Path, load: impl Fn(&Path) -> Result<T>) -> Result<Opti
 ///
 /// # Errors
 /// [`Error::NoCheckpoint`] if `path` is neither.
-pub fn open(path: &Path) -> Result<Checkpoint> {
+pub fn open<C: RunConfig>(path: &Path) -> Result<Checkpoint<C>> {
     open_by(path, load)
 }
 
@@ -215,21 +239,39 @@ fn broken(path: &Path, reason: impl Into<String>) -> Error {
     }
 }
 
-fn read_state(path: &Path) -> Result<CheckpointInfo> {
+/// What kind of run the checkpoint in the folder `path` is of.
+fn read_kind(path: &Path) -> Result<RunKind> {
+    kind_of(path, &read_part(path, STATE)?)
+}
+
+fn kind_of(path: &Path, state: &[u8]) -> Result<RunKind> {
     #[derive(serde::Deserialize)]
     struct Version {
         version: u32,
+        #[serde(default)]
+        kind: RunKind,
     }
-    let content = read_part(path, STATE)?;
-    let unreadable = |error: serde_json::Error| broken(path, format!("{STATE}: {error}"));
-    let Version { version } = serde_json::from_slice(&content).map_err(unreadable)?;
-    if version != VERSION {
-        return Err(broken(
+    match serde_json::from_slice(state) {
+        Ok(Version { version, kind }) if version == VERSION => Ok(kind),
+        Ok(Version { version, .. }) => Err(broken(
             path,
             format!("its layout is version {version}, this build reads version {VERSION}"),
+        )),
+        Err(error) => Err(broken(path, format!("{STATE}: {error}"))),
+    }
+}
+
+fn read_state<C: RunConfig>(path: &Path) -> Result<CheckpointInfo<C>> {
+    let content = read_part(path, STATE)?;
+    let kind = kind_of(path, &content)?;
+    if kind != C::KIND {
+        return Err(broken(
+            path,
+            format!("it is one of {kind}, where one of {} is wanted", C::KIND),
         ));
     }
-    let state: RunState = serde_json::from_slice(&content).map_err(unreadable)?;
+    let state: RunState<C> = serde_json::from_slice(&content)
+        .map_err(|error| broken(path, format!("{STATE}: {error}")))?;
     for name in [MODEL, OPTIMIZER] {
         let digest = state
             .files
@@ -256,7 +298,7 @@ fn read_state(path: &Path) -> Result<CheckpointInfo> {
     })
 }
 
-fn read_tensors(info: &CheckpointInfo, name: &str) -> Result<StateDict> {
+fn read_tensors<C>(info: &CheckpointInfo<C>, name: &str) -> Result<StateDict> {
     let content = read_part(&info.path, name)?;
     if info.state.files.get(name) != Some(&FileDigest::of(&content)) {
         return Err(broken(
@@ -296,7 +338,7 @@ pub struct Inspection {
 
 /// What a checkpoint (or a run's newest) holds; its tensors are read and verified.
 pub fn inspect(path: &Path) -> Result<Inspection> {
-    let Checkpoint { info, model, .. } = open(path)?;
+    let Checkpoint::<PretrainConfig> { info, model, .. } = open(path)?;
     let trainable = |name: &str| !name.ends_with("pos_embed");
     let state = info.state;
     Ok(Inspection {
@@ -353,6 +395,8 @@ mod tests {
         });
         RunState {
             version: VERSION,
+            kind: RunKind::Pretrain,
+            best: None,
             written_by: "0".into(),
             step,
             steps_per_epoch: 4,
@@ -387,7 +431,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = saved(root.path(), 6);
         assert!(path.ends_with("step-00000006"));
-        let checkpoint = load(&path).unwrap();
+        let checkpoint: Checkpoint = load(&path).unwrap();
         assert_eq!(
             (checkpoint.model, checkpoint.optimizer),
             (dict(6.0), dict(0.5))
@@ -402,8 +446,11 @@ mod tests {
     fn the_newest_whole_one_is_chosen() {
         let run = tempfile::tempdir().unwrap();
         let folder = folder(run.path());
-        assert!(newest(&folder).unwrap().is_none());
-        assert!(matches!(open(run.path()), Err(Error::NoCheckpoint { .. })));
+        assert!(newest::<PretrainConfig>(&folder).unwrap().is_none());
+        assert!(matches!(
+            open::<PretrainConfig>(run.path()),
+            Err(Error::NoCheckpoint { .. })
+        ));
         for step in [2, 4, 10] {
             saved(&folder, step);
         }
@@ -412,14 +459,25 @@ mod tests {
         let truncated = folder.join("step-00000010").join(MODEL);
         let content = fs::read(&truncated).unwrap();
         fs::write(&truncated, &content[..content.len() - 1]).unwrap();
-        assert_eq!(newest(&folder).unwrap().unwrap().info.state.step, 4);
+        assert_eq!(
+            newest::<PretrainConfig>(&folder)
+                .unwrap()
+                .unwrap()
+                .info
+                .state
+                .step,
+            4
+        );
         let changed = folder.join("step-00000004").join(OPTIMIZER);
         let mut content = fs::read(&changed).unwrap();
         *content.last_mut().unwrap() ^= 1;
         fs::write(&changed, content).unwrap();
-        assert_eq!(open(run.path()).unwrap().info.state.step, 2);
+        assert_eq!(
+            open::<PretrainConfig>(run.path()).unwrap().info.state.step,
+            2
+        );
         fs::remove_file(folder.join("step-00000002").join(STATE)).unwrap();
-        let error = newest(&folder).unwrap_err().to_string();
+        let error = newest::<PretrainConfig>(&folder).unwrap_err().to_string();
         assert!(error.contains("bytes instead of"), "{error}");
     }
 
@@ -436,7 +494,7 @@ mod tests {
             &dict(1.0),
         )
         .unwrap();
-        let error = load(&path).unwrap_err().to_string();
+        let error = load::<PretrainConfig>(&path).unwrap_err().to_string();
         assert!(error.contains("version 99"), "{error}");
     }
 

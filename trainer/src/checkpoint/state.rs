@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::FileDigest;
@@ -10,11 +11,61 @@ use crate::config::PretrainConfig;
 /// The version of the checkpoint's layout that this build writes and reads.
 pub const VERSION: u32 = 1;
 
+/// The settings of a run: what kind of run it is.
+pub trait RunConfig: Serialize + DeserializeOwned {
+    /// As it stands in the state.
+    const KIND: RunKind;
+
+    /// The command that goes on with the run.
+    fn resume_command(&self) -> String;
+}
+
+/// What a run does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunKind {
+    /// Pre-trains a masked autoencoder.
+    #[default]
+    Pretrain,
+    /// Fine-tunes a classifier.
+    Finetune,
+}
+
+impl std::fmt::Display for RunKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            RunKind::Pretrain => "pre-training",
+            RunKind::Finetune => "fine-tuning",
+        })
+    }
+}
+
+impl RunConfig for PretrainConfig {
+    const KIND: RunKind = RunKind::Pretrain;
+
+    fn resume_command(&self) -> String {
+        self.resume_command()
+    }
+}
+
+/// The best evaluation of a run so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Epochs done when it was made.
+    pub epoch: u64,
+    /// Its top-1 accuracy.
+    pub top1: f64,
+}
+
 /// Where a run stands. Random numbers are counter-based, so no generator's state is in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunState {
+#[serde(bound = "C: RunConfig")]
+pub struct RunState<C = PretrainConfig> {
     /// Layout of the checkpoint.
     pub version: u32,
+    /// What the run does.
+    #[serde(default)]
+    pub kind: RunKind,
     /// The crate's version that wrote it.
     pub written_by: String,
     /// Updates done.
@@ -36,8 +87,11 @@ pub struct RunState {
     pub dataset: String,
     /// What else decides the batches: decoder, seed, transform, processor features.
     pub fingerprint: String,
+    /// The best evaluation so far, where the run has such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     /// The run's settings.
-    pub config: PretrainConfig,
+    pub config: C,
     /// The other files of the checkpoint.
     pub files: BTreeMap<String, FileDigest>,
 }

@@ -50,30 +50,39 @@ const FREE: &[&str] = &[
     "picture_every",
 ];
 
+/// The settings in which `given` and `saved` differ, but for those in `free`.
+pub(crate) fn differences<C: serde::Serialize>(
+    given: &C,
+    saved: &C,
+    free: &[&str],
+) -> Vec<Difference> {
+    let fields = |config: &C| match serde_json::to_value(config) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    let (given, saved) = (fields(given), fields(saved));
+    let show =
+        |value: Option<&serde_json::Value>| value.map_or("none".to_owned(), ToString::to_string);
+    let mut names: Vec<&String> = given.keys().chain(saved.keys()).collect();
+    names.sort();
+    names.dedup();
+    names
+        .into_iter()
+        .filter(|name| !free.contains(&name.as_str()) && given.get(*name) != saved.get(*name))
+        .map(|name| Difference {
+            field: name.clone(),
+            saved: show(saved.get(name)),
+            given: show(given.get(name)),
+        })
+        .collect()
+}
+
 impl PretrainConfig {
     /// The settings of `self` (this run) that make it another run than `saved_config` (the checkpoint's).
     pub fn differences(&self, saved_config: &PretrainConfig) -> Vec<Difference> {
-        let fields = |config: &PretrainConfig| match serde_json::to_value(config) {
-            Ok(serde_json::Value::Object(map)) => map,
-            _ => serde_json::Map::new(),
-        };
-        let (given, saved) = (fields(self), fields(saved_config));
-        let show = |value: Option<&serde_json::Value>| {
-            value.map_or("none".to_owned(), ToString::to_string)
-        };
-        let mut names: Vec<&String> = given.keys().chain(saved.keys()).collect();
-        names.sort();
-        names.dedup();
-        names
-            .into_iter()
-            .filter(|name| !FREE.contains(&name.as_str()) && given.get(*name) != saved.get(*name))
-            .map(|name| Difference {
-                field: name.clone(),
-                saved: show(saved.get(name)),
-                given: show(given.get(name)),
-            })
-            .chain(self.other_shares(saved_config))
-            .collect()
+        let mut differences = differences(self, saved_config, FREE);
+        differences.extend(self.other_shares(saved_config));
+        differences
     }
 
     /// The difference in the shares of the data sets, if there is one.

@@ -4,8 +4,8 @@
 //! in each checkpoint, and compared on resume. It is written with the raw one's keys, so that `config.toml` of a run
 //! is a valid configuration file of the same run.
 
-mod compare;
-mod raw;
+pub(crate) mod compare;
+pub(crate) mod raw;
 mod sources;
 mod values;
 
@@ -390,7 +390,7 @@ impl PretrainConfig {
 pub const CONFIG_FILE: &str = "config.toml";
 
 /// Quotes a path where a shell would split or expand it.
-fn shell_word(path: &Path) -> String {
+pub(crate) fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mae_loader::{DecodeQuality, DecoderKind};
 use mae_model::Precision;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::values::{DeviceKind, InputSize, Resume, WindowSize};
@@ -310,27 +311,7 @@ pub struct RawPretrain {
 impl RawPretrain {
     /// Reads a TOML file whose keys are the flags' names, with `-` or `_` between words.
     pub fn from_toml_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
-            path: path.into(),
-            source,
-        })?;
-        Self::from_toml(&text).map_err(|error| Error::ConfigFile {
-            path: path.into(),
-            message: error.message().trim().to_owned(),
-        })
-    }
-
-    fn from_toml(text: &str) -> std::result::Result<Self, toml::de::Error> {
-        let mut table = toml::Table::new();
-        for (key, value) in text.parse::<toml::Table>()? {
-            let name = key.replace('-', "_");
-            if table.insert(name, value).is_some() {
-                return Err(serde::de::Error::custom(format!(
-                    "`{key}` is given twice, with `-` and with `_`"
-                )));
-            }
-        }
-        table.try_into()
+        read_toml(path)
     }
 
     /// These settings, with `base` where they are silent. `lr` and `blr` replace each other.
@@ -338,17 +319,47 @@ impl RawPretrain {
         if self.lr.is_some() || self.blr.is_some() {
             (base.lr, base.blr) = (None, None);
         }
-        let unwritable = |error: toml::ser::Error| Error::Config(error.to_string());
-        let mut table = toml::Table::try_from(base).map_err(unwritable)?;
-        table.extend(toml::Table::try_from(self).map_err(unwritable)?);
-        table
-            .try_into()
-            .map_err(|error: toml::de::Error| Error::Config(error.message().to_owned()))
+        over(self, base)
     }
 }
 
+/// Reads a TOML file of settings, with `-` or `_` between a key's words.
+pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.into(),
+        source,
+    })?;
+    from_toml(&text).map_err(|error| Error::ConfigFile {
+        path: path.into(),
+        message: error.message().trim().to_owned(),
+    })
+}
+
+fn from_toml<T: DeserializeOwned>(text: &str) -> std::result::Result<T, toml::de::Error> {
+    let mut table = toml::Table::new();
+    for (key, value) in text.parse::<toml::Table>()? {
+        let name = key.replace('-', "_");
+        if table.insert(name, value).is_some() {
+            return Err(serde::de::Error::custom(format!(
+                "`{key}` is given twice, with `-` and with `_`"
+            )));
+        }
+    }
+    table.try_into()
+}
+
+/// `given`, with `base` where it is silent.
+pub(crate) fn over<T: Serialize + DeserializeOwned>(given: T, base: T) -> Result<T> {
+    let unwritable = |error: toml::ser::Error| Error::Config(error.to_string());
+    let mut table = toml::Table::try_from(base).map_err(unwritable)?;
+    table.extend(toml::Table::try_from(given).map_err(unwritable)?);
+    table
+        .try_into()
+        .map_err(|error: toml::de::Error| Error::Config(error.message().to_owned()))
+}
+
 /// TOML lets a lone spec stand without brackets.
-fn one_or_many<'de, D: serde::Deserializer<'de>>(
+pub(crate) fn one_or_many<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Vec<String>>, D::Error> {
     #[derive(Deserialize)]
@@ -369,7 +380,7 @@ mod tests {
 
     #[test]
     fn toml_takes_either_spelling_and_lone_specs() {
-        let raw = RawPretrain::from_toml(
+        let raw = from_toml::<RawPretrain>(
             "data = 'a.tar'\nbatch-size = 8\nwarmup_epochs = 2\ninput_size = '32x64'\nmean = [0.5, 0.5, 0.5]\nwindow = 3",
         );
         let raw = raw.unwrap();
@@ -388,12 +399,14 @@ mod tests {
 
     #[test]
     fn toml_names_what_it_does_not_know() {
-        let unknown = RawPretrain::from_toml("epoch = 3").unwrap_err().to_string();
+        let unknown = from_toml::<RawPretrain>("epoch = 3")
+            .unwrap_err()
+            .to_string();
         assert!(
             unknown.contains("epoch") && unknown.contains("epochs"),
             "{unknown}"
         );
-        let twice = RawPretrain::from_toml("min-lr = 0.0\nmin_lr = 0.0")
+        let twice = from_toml::<RawPretrain>("min-lr = 0.0\nmin_lr = 0.0")
             .unwrap_err()
             .to_string();
         assert!(twice.contains("twice"), "{twice}");

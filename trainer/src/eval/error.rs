@@ -34,15 +34,63 @@ pub enum EvalError {
     },
     /// A value that is not a finite number.
     #[error(
-        "feature {column} of sample {row} of the {set} set is not finite: the weights have diverged; evaluate an earlier checkpoint"
+        "feature {column} of {sample} is not finite: the weights have diverged, or are not what the model expects; evaluate another checkpoint"
     )]
     NotFinite {
-        /// Which set.
-        set: &'static str,
-        /// Row in the matrix.
-        row: usize,
+        /// The sample: its shard and key, or its row.
+        sample: String,
         /// Column in the matrix.
         column: usize,
+    },
+    /// A sample whose label is missing, cannot be understood or is beyond the list of classes.
+    #[error("{0}; correct the label or classes.json, or name another field with --label-field")]
+    Label(#[source] mae_loader::Error),
+    /// A label beyond the list of classes.
+    #[error(
+        "label {label} is beyond the {classes} classes that have names; correct the label, the list in classes.json, or --label-field"
+    )]
+    UnknownClass {
+        /// The label.
+        label: usize,
+        /// How many classes have names.
+        classes: usize,
+    },
+    /// More classes than train samples.
+    #[error(
+        "the train set has {samples} samples for {classes} classes, fewer than one each; give more, or number the classes from 0 without gaps"
+    )]
+    FewSamples {
+        /// Number of train samples.
+        samples: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A class that nothing can be classified as.
+    #[error(
+        "{samples} test {} of class {class}, of which the train set has no sample; train on all classes of the test set, or leave these samples out",
+        if *.samples == 1 { "sample is" } else { "samples are" }
+    )]
+    OnlyInTest {
+        /// The class, with its name where it has one.
+        class: String,
+        /// How many test samples are of this class.
+        samples: usize,
+    },
+    /// More neighbours than there are samples.
+    #[error(
+        "{k} neighbours cannot vote where the train set has {samples} samples; choose a smaller --k"
+    )]
+    Neighbours {
+        /// How many were to vote.
+        k: usize,
+        /// Number of train samples.
+        samples: usize,
+    },
+    /// A head whose loss is not a finite number.
+    #[error("the probe's loss is not finite at a learning rate of {lr}; choose a lower one")]
+    Diverged {
+        /// The learning rate.
+        lr: f64,
     },
     /// One class alone, or none.
     #[error("the train set holds {classes} class(es); telling classes apart takes at least two")]

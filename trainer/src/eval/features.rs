@@ -1,10 +1,10 @@
-//! Frozen features of a dataset: each image whole, every patch visible, encoded once without augmentation.
+//! Frozen features of a dataset: every patch visible; each image whole and without augmentation, or as a head's training has it cut.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use mae_loader::Dataset;
+use mae_loader::{Dataset, HostBatch};
 use mae_model::{Encoder, EncoderWorkspace, Pooling};
 use serde::{Deserialize, Serialize};
 
@@ -66,45 +66,93 @@ pub enum Extractor<'a> {
 }
 
 /// The features of every sample by each of `extractors`, in one pass over the data. The images have the size that the
-/// first encoder takes; all encoders must take the same.
+/// first encoder takes; all encoders must take the same. Calls `progress` with the number of images of each batch.
 ///
 /// # Errors
-/// Where the dataset has no labels, cannot be read, the encoders take different inputs or there is none.
+/// Where the dataset has no labels, cannot be read, the encoders take different inputs or there is none, or a feature is not finite.
 pub fn features(
     dataset: &Arc<Dataset>,
     extractors: &[Extractor<'_>],
     options: &StreamOptions,
+    progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Features>> {
-    let inputs = extractors.iter().filter_map(|extractor| match extractor {
-        Extractor::Encoder(encoder, _) => Some(Input {
-            size: encoder.config.image_size,
-            channels: encoder.config.channels,
-        }),
-        Extractor::Pixels => None,
-    });
-    let inputs: Vec<Input> = inputs.collect();
-    let input = match inputs.first() {
-        Some(&first) if inputs.iter().all(|&other| other == first) => first,
-        _ => {
-            return Err(EvalError::Option {
-                name: "the encoders' input size",
-                must: "the same for all of them",
-            });
-        }
-    };
-    let mut encoders: Vec<Encoding<'_>> = extractors.iter().map(Encoding::new).collect();
-    let mut labels = Vec::new();
-    stream(dataset, input, None, options, |batch| {
-        labels.extend(batch.labels().ok_or(EvalError::NoLabels)?);
-        for encoder in &mut encoders {
-            encoder.add(batch.pixels(), batch.len())?;
-        }
+    let mut encoders = Encoders::new(extractors)?;
+    stream(dataset, encoders.input(), None, options, |batch| {
+        encoders.add(dataset, batch)?;
+        progress(batch.len());
         Ok(true)
     })?;
-    encoders
-        .into_iter()
-        .map(|encoder| Features::new(encoder.data, encoder.dim, labels.clone()))
+    encoders.take(encoders.len())
+}
+
+/// Several extractors at work on the same images.
+pub(super) struct Encoders<'a> {
+    input: Input,
+    each: Vec<Encoding<'a>>,
+    labels: Vec<u32>,
+}
+
+impl<'a> Encoders<'a> {
+    pub(super) fn new(extractors: &[Extractor<'a>]) -> Result<Self> {
+        let inputs = extractors.iter().filter_map(|extractor| match extractor {
+            Extractor::Encoder(encoder, _) => Some(Input {
+                size: encoder.config.image_size,
+                channels: encoder.config.channels,
+            }),
+            Extractor::Pixels => None,
+        });
+        let inputs: Vec<Input> = inputs.collect();
+        match inputs.first() {
+            Some(&input) if inputs.iter().all(|&other| other == input) => Ok(Self {
+                input,
+                each: extractors.iter().map(Encoding::new).collect(),
+                labels: Vec::new(),
+            }),
+            _ => Err(EvalError::Option {
+                name: "the encoders' input size",
+                must: "the same for all of them",
+            }),
+        }
+    }
+
+    /// What the images must be.
+    pub(super) fn input(&self) -> Input {
+        self.input
+    }
+
+    /// Samples encoded and not taken yet.
+    pub(super) fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Encodes a batch of `dataset`.
+    pub(super) fn add(&mut self, dataset: &Dataset, batch: &HostBatch) -> Result<()> {
+        self.labels
+            .extend(batch.labels().ok_or(EvalError::NoLabels)?);
+        for encoding in &mut self.each {
+            let new = encoding.data.len();
+            encoding.add(batch.pixels(), batch.len())?;
+            if let Some(at) = encoding.data[new..].iter().position(|v| !v.is_finite()) {
+                return Err(EvalError::NotFinite {
+                    sample: dataset.describe(batch.samples()[at / encoding.dim]),
+                    column: at % encoding.dim,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the features of the first `samples` out, those of each extractor.
+    pub(super) fn take(&mut self, samples: usize) -> Result<Vec<Features>> {
+        let labels: Vec<u32> = self.labels.drain(..samples).collect();
+        let each = self.each.iter_mut();
+        each.map(|encoding| {
+            let rest = encoding.data.split_off(samples * encoding.dim);
+            let data = std::mem::replace(&mut encoding.data, rest);
+            Features::new(data, encoding.dim, labels.clone())
+        })
         .collect()
+    }
 }
 
 /// The features of one extractor so far.

@@ -1,50 +1,60 @@
 //! Weighted nearest neighbours on frozen features, as DINO does (arXiv 2104.14294, section 4.1; Wu et al., arXiv 1805.01978): cosine
 //! similarity, the `k` nearest vote with weight exp(similarity / temperature). No training, so it judges the features as they are.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use mae_model::Precision;
+use mae_model::ops::linear;
 use rayon::prelude::*;
 
+use super::classes::Classes;
 use super::error::{EvalError, Result};
 use super::matrix::{Accuracy, Features, rank_of};
 
-/// Similarities held at a time: 64 MiB of f32.
-const BLOCK_VALUES: usize = 16 << 20;
+/// Test rows and train rows whose similarities are held at a time: 64 MiB of f32.
+const QUERIES: usize = 1 << 10;
+const BANK: usize = 1 << 14;
 
 /// How neighbours vote.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct KnnOptions {
-    /// How many neighbours vote.
-    pub k: usize,
+    /// How many neighbours vote; several numbers are judged in one pass.
+    pub k: Vec<usize>,
     /// Smaller makes the nearest count for more.
     pub temperature: f32,
 }
 
 impl Default for KnnOptions {
+    /// DINO's: 20 neighbours, which it finds the best of 10, 20, 100 and 200, at 0.07.
     fn default() -> Self {
         Self {
-            k: 20,
+            k: vec![20],
             temperature: 0.07,
         }
     }
 }
 
-/// Classifies each row of `test` by its neighbours in `train`. Of equally similar neighbours the one earlier in `train` counts.
+/// Classifies each row of `test` by its neighbours in `train`, for each number of them. Of equally similar neighbours the one earlier in
+/// `train` counts. A class that got no vote was not found, whatever its number.
+///
+/// Beside the features it takes memory for 16 million similarities.
 ///
 /// # Errors
-/// Where a set is empty or not finite, the widths differ, or an option is out of range.
-pub fn knn(train: &Features, test: &Features, options: &KnnOptions) -> Result<Accuracy> {
-    train.check("train", "compare with")?;
-    test.check("test", "classify")?;
-    if train.dim() != test.dim() {
-        return Err(EvalError::Width {
-            train: train.dim(),
-            test: test.dim(),
+/// Where a set is empty or not finite, the widths differ, an option is out of range, or the labels do not suit (see
+/// [`Classes::survey`]).
+pub fn knn(train: &Features, test: &Features, options: &KnnOptions) -> Result<Vec<Accuracy>> {
+    train.check_pair(test)?;
+    let classes = Classes::survey(train.labels(), test.labels(), None)?.count;
+    let most = options.k.iter().copied().max().unwrap_or(0);
+    if options.k.contains(&0) || most == 0 {
+        return Err(EvalError::Option {
+            name: "every k",
+            must: "at least 1, and one at least given",
         });
     }
-    if options.k == 0 {
-        return Err(EvalError::Option {
-            name: "k",
-            must: "at least 1",
+    if most > train.len() {
+        return Err(EvalError::Neighbours {
+            k: most,
+            samples: train.len(),
         });
     }
     if options.temperature.is_nan() || options.temperature <= 0.0 {
@@ -53,65 +63,107 @@ pub fn knn(train: &Features, test: &Features, options: &KnnOptions) -> Result<Ac
             must: "above 0",
         });
     }
-    let (dim, classes) = (train.dim(), train.classes());
-    let bank = Tensor::from_vec(unit_rows(train), (train.len(), dim), &Device::Cpu)?.t()?;
-    let queries = unit_rows(test);
-    let block = (BLOCK_VALUES / train.len()).clamp(1, test.len());
-    let mut ranks = Vec::with_capacity(test.len());
-    for (rows, labels) in queries.chunks(block * dim).zip(test.labels().chunks(block)) {
-        let similar = Tensor::from_slice(rows, (labels.len(), dim), &Device::Cpu)?.matmul(&bank)?;
-        let similar = similar.flatten_all()?.to_vec1::<f32>()?;
-        let block_ranks: Vec<usize> = similar
-            .par_chunks(train.len())
+    let dim = train.dim();
+    let mut ranks = vec![Vec::with_capacity(test.len()); options.k.len()];
+    for (queries, labels) in test
+        .data()
+        .chunks(QUERIES * dim)
+        .zip(test.labels().chunks(QUERIES))
+    {
+        let of_block: Vec<Vec<usize>> = nearest(queries, train, most)?
+            .into_par_iter()
             .zip(labels)
-            .map(|(similar, &label)| {
-                let votes = vote(similar, train.labels(), classes, options);
-                // A class that got no vote was not found, whatever its number.
-                let found = votes.get(label as usize).is_some_and(|&votes| votes > 0.0);
-                if found {
-                    rank_of(&votes, label)
-                } else {
-                    usize::MAX
-                }
+            .map(|(neighbours, &label)| {
+                let rank = |&k| {
+                    let votes = vote(
+                        &neighbours[..k],
+                        train.labels(),
+                        classes,
+                        options.temperature,
+                    );
+                    let found = votes.get(label as usize).is_some_and(|&votes| votes > 0.0);
+                    if found {
+                        rank_of(&votes, label)
+                    } else {
+                        usize::MAX
+                    }
+                };
+                options.k.iter().map(rank).collect()
             })
             .collect();
-        ranks.extend(block_ranks);
+        for row in of_block {
+            ranks
+                .iter_mut()
+                .zip(row)
+                .for_each(|(ranks, rank)| ranks.push(rank));
+        }
     }
-    Ok(Accuracy::from_ranks(&ranks))
+    Ok(ranks
+        .iter()
+        .map(|ranks| Accuracy::from_ranks(ranks))
+        .collect())
 }
 
-/// The weight that each class gets from the `k` nearest of `similar`.
-fn vote(similar: &[f32], labels: &[u32], classes: usize, options: &KnnOptions) -> Vec<f32> {
-    let mut order: Vec<u32> = (0..similar.len() as u32).collect();
-    let nearer = |a: &u32, b: &u32| {
-        similar[*b as usize]
-            .total_cmp(&similar[*a as usize])
-            .then(a.cmp(b))
-    };
-    if options.k < order.len() {
-        order.select_nth_unstable_by(options.k, nearer);
-        order.truncate(options.k);
+/// A similarity and its row in the train set.
+type Neighbour = (f32, u32);
+
+fn nearer(a: &Neighbour, b: &Neighbour) -> std::cmp::Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// The `k` nearest rows of `train` of each of `queries`, the nearest first.
+fn nearest(queries: &[f32], train: &Features, k: usize) -> Result<Vec<Vec<Neighbour>>> {
+    let dim = train.dim();
+    let count = queries.len() / dim;
+    let queries = Tensor::from_vec(unit_rows(queries, dim), (count, dim), &Device::Cpu)?;
+    let mut nearest: Vec<Vec<Neighbour>> = vec![vec![]; count];
+    for (block, bank) in train.data().chunks(BANK * dim).enumerate() {
+        let rows = bank.len() / dim;
+        let bank = Tensor::from_vec(unit_rows(bank, dim), (rows, dim), &Device::Cpu)?;
+        let similar = Tensor::zeros((count, rows), DType::F32, &Device::Cpu)?;
+        linear::forward(&queries, &bank, &similar, Precision::F32)?;
+        let similar = similar.flatten_all()?.to_vec1::<f32>()?;
+        nearest
+            .par_iter_mut()
+            .zip(similar.par_chunks(rows))
+            .for_each(|(nearest, similar)| {
+                // Full, its last is the farthest: what comes later in the train set must be nearer than that.
+                let farthest = nearest.get(k - 1).map_or(f32::NEG_INFINITY, |last| last.0);
+                let found = (block * BANK) as u32..;
+                let found = similar.iter().copied().zip(found);
+                let mut all = nearest.clone();
+                all.extend(found.filter(|found| found.0 > farthest));
+                if all.len() >= k {
+                    all.select_nth_unstable_by(k - 1, nearer);
+                    all.truncate(k);
+                }
+                nearest.clear();
+                nearest.extend_from_slice(&all);
+            });
     }
-    // Summed in a fixed order, so that equal runs give equal votes.
-    order.sort_unstable_by(nearer);
+    // Votes are summed in a fixed order, so that equal runs give equal sums.
+    nearest
+        .par_iter_mut()
+        .for_each(|nearest| nearest.sort_unstable_by(nearer));
+    Ok(nearest)
+}
+
+/// The weight that each class gets from `neighbours`.
+fn vote(neighbours: &[Neighbour], labels: &[u32], classes: usize, temperature: f32) -> Vec<f32> {
     let mut votes = vec![0.0; classes];
-    for &index in &order {
+    for &(similar, row) in neighbours {
         // Relative to the best possible similarity, so that a small temperature does not overflow.
-        votes[labels[index as usize] as usize] +=
-            ((similar[index as usize] - 1.0) / options.temperature).exp();
+        votes[labels[row as usize] as usize] += ((similar - 1.0) / temperature).exp();
     }
     votes
 }
 
 /// The rows scaled to length one; a row of zeros stays as it is, similar to nothing.
-fn unit_rows(features: &Features) -> Vec<f32> {
-    let mut data = features.data().to_vec();
-    data.par_chunks_mut(features.dim()).for_each(|row| {
-        let norm = row
-            .iter()
-            .map(|&v| f64::from(v) * f64::from(v))
-            .sum::<f64>()
-            .sqrt();
+fn unit_rows(rows: &[f32], dim: usize) -> Vec<f32> {
+    let mut data = rows.to_vec();
+    data.par_chunks_mut(dim).for_each(|row| {
+        let squares = row.iter().map(|&v| f64::from(v) * f64::from(v));
+        let norm = squares.sum::<f64>().sqrt();
         let scale = if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 };
         row.iter_mut().for_each(|v| *v *= scale);
     });
@@ -121,10 +173,39 @@ fn unit_rows(features: &Features) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::Golden;
 
     fn features(rows: &[([f32; 2], u32)]) -> Features {
         let data = rows.iter().flat_map(|(row, _)| *row).collect();
         Features::new(data, 2, rows.iter().map(|(_, label)| *label).collect()).unwrap()
+    }
+
+    fn options(k: usize, temperature: f32) -> KnnOptions {
+        KnnOptions {
+            k: vec![k],
+            temperature,
+        }
+    }
+
+    /// DINO's formula in PyTorch, in float64.
+    #[test]
+    fn accuracies_are_those_of_pytorch() {
+        let golden = Golden::open("linear_probe");
+        let set = |name: &str| {
+            let data = golden.f32s(&format!("{name}.features"));
+            Features::new(data, 24, golden.u32s(&format!("{name}.labels"))).unwrap()
+        };
+        let (train, test) = (set("train"), set("test"));
+        let options = KnnOptions {
+            k: golden.u32s("knn.k").iter().map(|&k| k as usize).collect(),
+            temperature: 0.07,
+        };
+        let found = knn(&train, &test, &options).unwrap();
+        let (top1, top5) = (golden.u32s("knn.top1"), golden.u32s("knn.top5"));
+        assert_eq!(found.len(), top1.len());
+        for ((found, top1), top5) in found.iter().zip(top1).zip(top5) {
+            assert_eq!(*found, Accuracy::new(top1 as usize, top5 as usize, 60));
+        }
     }
 
     #[test]
@@ -136,15 +217,7 @@ mod tests {
             ([0.0, 0.01], 1),
         ]);
         let test = features(&[([0.001, 0.0001], 0), ([3.0, 40.0], 1), ([5.0, 1.0], 1)]);
-        let accuracy = knn(
-            &train,
-            &test,
-            &KnnOptions {
-                k: 2,
-                temperature: 0.07,
-            },
-        )
-        .unwrap();
+        let accuracy = knn(&train, &test, &options(2, 0.07)).unwrap()[0];
         assert_eq!((accuracy.top1, accuracy.count), (2.0 / 3.0, 3));
         assert_eq!(
             accuracy.top5,
@@ -164,11 +237,7 @@ mod tests {
             ([far, far], 1),
         ]);
         let test = features(&[([1.0, 0.0], 0)]);
-        let top1 = |temperature| {
-            knn(&train, &test, &KnnOptions { k: 4, temperature })
-                .unwrap()
-                .top1
-        };
+        let top1 = |temperature| knn(&train, &test, &options(4, temperature)).unwrap()[0].top1;
         // Equal where T = 0.293 / ln 3 = 0.2666.
         assert_eq!(top1(0.26), 1.0);
         assert_eq!(top1(0.27), 0.0);
@@ -176,11 +245,8 @@ mod tests {
 
     #[test]
     fn votes_are_those_of_the_formula() {
-        let options = KnnOptions {
-            k: 3,
-            temperature: 0.5,
-        };
-        let votes = vote(&[0.9, -0.2, 0.4, 0.7], &[0, 0, 1, 1], 2, &options);
+        let neighbours = [(0.9, 0), (0.7, 3), (0.4, 2)];
+        let votes = vote(&neighbours, &[0, 0, 1, 1], 2, 0.5);
         let weight = |s: f32| ((s - 1.0) / 0.5).exp();
         assert!((votes[0] - weight(0.9)).abs() < 1e-6);
         assert!((votes[1] - weight(0.4) - weight(0.7)).abs() < 1e-6);
@@ -188,57 +254,70 @@ mod tests {
 
     #[test]
     fn blocks_do_not_change_the_answer() {
-        // Enough rows that the similarities take several blocks.
-        let row = |i: usize| [(i as f32 * 0.7).sin(), (i as f32 * 0.7).cos()];
-        let class = |i: usize| u32::from((i as f32 * 0.7).sin() > 0.0);
+        // Several blocks of both sets; each direction comes many times, so that equals are met in different blocks.
+        let angle = |i: usize| (i % 977) as f32 * 0.7;
+        let row = |i: usize| [angle(i).sin(), angle(i).cos()];
         let set = |n: usize, from: usize| {
-            features(
-                &(from..from + n)
-                    .map(|i| (row(i), class(i)))
-                    .collect::<Vec<_>>(),
-            )
+            let rows = (from..from + n).map(|i| (row(i), u32::from(angle(i).sin() > 0.0)));
+            features(&rows.collect::<Vec<_>>())
         };
-        let (train, test) = (set(70_000, 0), set(500, 1_000_000));
-        assert!(BLOCK_VALUES / train.len() < test.len());
-        let accuracy = knn(&train, &test, &KnnOptions::default()).unwrap();
-        assert_eq!(accuracy.count, 500);
+        let (train, test) = (set(2 * BANK + 5000, 0), set(QUERIES + 300, 1_000_000));
+        let found = nearest(&test.data()[..8], &train, 50).unwrap();
+        let queries = unit_rows(test.data(), 2);
+        let bank = unit_rows(train.data(), 2);
+        for (found, query) in found.iter().zip(queries.chunks(2)) {
+            let similar = bank
+                .chunks(2)
+                .map(|row| query[0] * row[0] + query[1] * row[1]);
+            let mut all: Vec<Neighbour> = similar.zip(0..).collect();
+            all.sort_by(nearer);
+            let near = |a: f32, b: f32| (a - b).abs() < 1e-6;
+            assert!(found.iter().zip(&all).all(|(a, b)| near(a.0, b.0)));
+            assert!(
+                found
+                    .windows(2)
+                    .all(|pair| nearer(&pair[0], &pair[1]).is_lt())
+            );
+        }
+        let accuracy = knn(&train, &test, &KnnOptions::default()).unwrap()[0];
+        assert_eq!(accuracy.count, QUERIES + 300);
         assert!(accuracy.top1 > 0.99, "{accuracy:?}");
     }
 
     #[test]
     fn bad_input_is_an_error() {
-        let set = features(&[([1.0, 0.0], 0)]);
+        let set = features(&[([1.0, 0.0], 0), ([0.0, 1.0], 1)]);
         let none = Features::new(vec![], 2, vec![]).unwrap();
         let wide = Features::new(vec![1.0; 3], 3, vec![0]).unwrap();
-        let options = KnnOptions::default();
+        let good = options(1, 0.07);
+        let failed = |train: &_, test: &_, options: &_| knn(train, test, options).unwrap_err();
         assert!(matches!(
-            knn(&none, &set, &options),
-            Err(EvalError::Empty { set: "train", .. })
+            failed(&none, &set, &good),
+            EvalError::Empty { set: "train", .. }
         ));
         assert!(matches!(
-            knn(&set, &none, &options),
-            Err(EvalError::Empty { set: "test", .. })
+            failed(&set, &none, &good),
+            EvalError::Empty { set: "test", .. }
         ));
         assert!(matches!(
-            knn(&set, &wide, &options),
-            Err(EvalError::Width { .. })
+            failed(&set, &wide, &good),
+            EvalError::Width { .. }
         ));
-        assert!(knn(&set, &set, &KnnOptions { k: 0, ..options }).is_err());
-        assert!(
-            knn(
-                &set,
-                &set,
-                &KnnOptions {
-                    temperature: 0.0,
-                    ..options
-                }
-            )
-            .is_err()
-        );
-        assert_eq!(
-            knn(&set, &set, &options).unwrap().top1,
-            1.0,
-            "fewer samples than k"
-        );
+        let third = features(&[([1.0, 0.0], 2)]);
+        assert!(matches!(
+            failed(&set, &third, &good),
+            EvalError::OnlyInTest { .. }
+        ));
+        assert!(matches!(
+            failed(&set, &set, &options(3, 0.07)),
+            EvalError::Neighbours { k: 3, samples: 2 }
+        ));
+        for (k, temperature) in [(vec![], 0.07), (vec![1, 0], 0.07), (vec![1], 0.0)] {
+            let options = KnnOptions { k, temperature };
+            assert!(matches!(
+                failed(&set, &set, &options),
+                EvalError::Option { .. }
+            ));
+        }
     }
 }

@@ -4,16 +4,18 @@
 //! [`knn`] and [`linear_probe`] are pure functions over feature matrices; the others make what those need by streaming a dataset
 //! through a model.
 
+pub mod classes;
 mod error;
 pub mod features;
 pub mod knn;
-mod lbfgs;
 pub mod linear_probe;
 pub mod loss;
 mod matrix;
 pub mod reconstruct;
 mod stream;
 
+pub use classes::Classes;
 pub use error::{EvalError, Result};
+pub(crate) use matrix::rank_of;
 pub use matrix::{Accuracy, Features};
 pub use stream::StreamOptions;

@@ -1,13 +1,14 @@
-//! A dataset in evaluation mode, batch by batch: its own order, every sample once, centre crop, the last batch partial.
+//! A dataset for an evaluation, batch by batch: in its own order, every sample once, centre crop, the last batch partial; or, for
+//! training a head, shuffled and augmented.
 
 use std::sync::Arc;
 
-use mae_loader::{Cursor, Dataset, HostBatch, Loader, Transform};
+use mae_loader::{Cursor, Dataset, HostBatch, Loader, LoaderBuilder, Transform};
 
 use super::error::Result;
 use crate::config::eval_resize;
 
-/// How a dataset is read for an evaluation. None of it changes a result but `resize`.
+/// How a dataset is read for an evaluation. None of it changes a result but `resize`, which only the centre crop asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamOptions {
     /// Images encoded at a time.
@@ -53,16 +54,8 @@ pub(super) fn stream(
     options: &StreamOptions,
     mut each: impl FnMut(&HostBatch) -> Result<bool>,
 ) -> Result<()> {
-    let (height, width) = input.size;
     let resize = options.resize.unwrap_or_else(|| eval_resize(input.size));
-    let mut builder = Loader::builder(Arc::clone(dataset))
-        .image_size(height as u32, width as u32)
-        .channels(input.channels)
-        .batch_size(options.batch_size)
-        .transform(Transform::Eval { resize });
-    if let Some(threads) = options.threads {
-        builder = builder.threads(threads);
-    }
+    let mut builder = builder(dataset, input, options).transform(Transform::Eval { resize });
     if let Some(Masks {
         patches,
         keep,
@@ -77,4 +70,47 @@ pub(super) fn stream(
         }
     }
     Ok(())
+}
+
+/// Passes over shuffled and augmented data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Augmented {
+    pub(super) transform: Transform,
+    pub(super) epochs: u64,
+    /// Samples of an epoch, the last batch partial; what is left over opens the next epoch.
+    pub(super) epoch_samples: u64,
+    pub(super) seed: u64,
+}
+
+/// Calls `each` with every batch of all epochs.
+pub(super) fn stream_augmented(
+    dataset: &Arc<Dataset>,
+    input: Input,
+    augmented: &Augmented,
+    options: &StreamOptions,
+    mut each: impl FnMut(&HostBatch) -> Result<()>,
+) -> Result<()> {
+    let loader = builder(dataset, input, options)
+        .transform(augmented.transform)
+        .epochs(augmented.epochs)
+        .epoch_samples(augmented.epoch_samples)
+        .seed(augmented.seed)
+        .drop_last(false)
+        .build()?;
+    for batch in loader.batches(Cursor::default()) {
+        each(&batch?)?;
+    }
+    Ok(())
+}
+
+fn builder(dataset: &Arc<Dataset>, input: Input, options: &StreamOptions) -> LoaderBuilder {
+    let (height, width) = input.size;
+    let builder = Loader::builder(Arc::clone(dataset))
+        .image_size(height as u32, width as u32)
+        .channels(input.channels)
+        .batch_size(options.batch_size);
+    match options.threads {
+        Some(threads) => builder.threads(threads),
+        None => builder,
+    }
 }

@@ -66,6 +66,12 @@ pub struct EpochLine {
     /// Loss on the held-out data, in epochs that validate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
+    /// Share of the held-out samples whose class came first, where there are classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_top1: Option<f64>,
+    /// Among the first five.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_top5: Option<f64>,
     /// Samples of each data set in the epoch's updates, where several are mixed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<DataCount>,
@@ -203,6 +209,8 @@ mod tests {
             epoch: step / 3,
             loss: 1.0 / 3.0,
             val_loss: None,
+            val_top1: None,
+            val_top5: None,
             data: vec![DataCount {
                 name: "a".into(),
                 samples: 7,

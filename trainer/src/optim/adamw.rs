@@ -28,31 +28,70 @@ pub struct AdamW {
     exp_avg_sq: Tensor,
 }
 
-/// Neighbours that are treated alike become one range, the zero gaps between them included.
-fn groups(specs: &[ParamSpec], weight_decay: f64) -> Vec<Group> {
+/// How a parameter is trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Treatment {
+    /// Whether weight decay applies.
+    pub decay: bool,
+    /// What the learning rate is multiplied by for it.
+    pub lr_scale: f64,
+}
+
+/// Neighbours that are treated alike become one range, the zero gaps between them included. Without a treatment a parameter is left
+/// as it is.
+fn groups(
+    specs: &[ParamSpec],
+    weight_decay: f64,
+    treatment: impl Fn(&ParamSpec) -> Option<Treatment>,
+) -> Vec<Group> {
     let mut groups: Vec<Group> = vec![];
+    let mut joins = false;
     for spec in specs {
-        let weight_decay = if spec.decay { weight_decay } else { 0.0 };
+        let Some(treatment) = treatment(spec) else {
+            joins = false;
+            continue;
+        };
+        let group = Group {
+            range: spec.range(),
+            weight_decay: if treatment.decay { weight_decay } else { 0.0 },
+            lr_scale: treatment.lr_scale,
+        };
         match groups.last_mut() {
-            Some(last) if last.weight_decay == weight_decay => last.range.end = spec.range().end,
-            _ => groups.push(Group {
-                range: spec.range(),
-                weight_decay,
-            }),
+            Some(last)
+                if joins
+                    && (last.weight_decay, last.lr_scale)
+                        == (group.weight_decay, group.lr_scale) =>
+            {
+                last.range.end = group.range.end;
+            }
+            _ => groups.push(group),
         }
+        joins = true;
     }
     groups
 }
 
 impl AdamW {
-    /// With zero moments.
+    /// With zero moments; everything is trained alike, but for the decay, which is for parameters of two and more dimensions.
     pub fn new(params: &Params, settings: AdamWSettings) -> Result<Self> {
+        Self::with(params, settings, |spec| {
+            Some(Treatment {
+                decay: spec.decay,
+                lr_scale: 1.0,
+            })
+        })
+    }
+
+    /// With zero moments; a parameter without a treatment is left as it is.
+    pub fn with(
+        params: &Params,
+        settings: AdamWSettings,
+        treatment: impl Fn(&ParamSpec) -> Option<Treatment>,
+    ) -> Result<Self> {
+        let groups = groups(params.specs(), settings.weight_decay, treatment);
         Ok(AdamW {
             settings,
-            groups: Groups::new(
-                groups(params.specs(), settings.weight_decay),
-                params.flat_len(),
-            ),
+            groups: Groups::new(groups, params.flat_len()),
             exp_avg: params.zeros_like_flat()?,
             exp_avg_sq: params.zeros_like_flat()?,
         })
@@ -169,7 +208,13 @@ mod tests {
     #[test]
     fn groups_cover_every_parameter_with_its_own_decay() {
         let mae = mae();
-        let groups = groups(mae.params.specs(), 0.05);
+        let plain = |spec: &ParamSpec| {
+            Some(Treatment {
+                decay: spec.decay,
+                lr_scale: 1.0,
+            })
+        };
+        let groups = groups(mae.params.specs(), 0.05, plain);
         for spec in mae.params.specs() {
             let of: Vec<&Group> = groups
                 .iter()

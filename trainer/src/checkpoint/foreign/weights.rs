@@ -88,6 +88,26 @@ impl Weights {
         }
     }
 
+    /// The weights of a fine-tuning run of ours.
+    pub(in crate::checkpoint) fn of_tuned(
+        vit: &VitConfig,
+        pooling: Pooling,
+        state: StateDict,
+    ) -> Self {
+        Self {
+            encoder: Dimensions::from(vit),
+            final_norm: match pooling {
+                Pooling::Token => FinalNorm::Tokens,
+                Pooling::Avg => FinalNorm::Pooled,
+            },
+            decoder: None,
+            classes: state
+                .get("head.weight")
+                .and_then(|head| head.shape.first().copied()),
+            state,
+        }
+    }
+
     /// The encoder's configuration.
     ///
     /// # Errors
@@ -133,9 +153,9 @@ impl Weights {
     ///
     /// # Errors
     /// If the number of heads is not known.
-    pub fn into_encoder(mut self) -> Result<Encoder> {
+    pub fn into_encoder(mut self, device: &Device) -> Result<Encoder> {
         self.state.retain(|name, _| !is_beside(name));
-        let encoder = Encoder::new(self.vit()?, self.final_norm, &Device::Cpu, 0);
+        let encoder = Encoder::new(self.vit()?, self.final_norm, device, 0);
         let encoder = encoder.map_err(ForeignError::Fit)?;
         encoder
             .load_state_dict(&self.state)
@@ -147,9 +167,9 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::mae_config`].
-    pub fn into_mae(mut self) -> Result<Mae> {
+    pub fn into_mae(mut self, device: &Device) -> Result<Mae> {
         self.state.retain(|name, _| !is_head(name));
-        let mae = Mae::new(self.mae_config()?, &Device::Cpu, 0).map_err(ForeignError::Fit)?;
+        let mae = Mae::new(self.mae_config()?, device, 0).map_err(ForeignError::Fit)?;
         mae.load_state_dict(&self.state)
             .map_err(ForeignError::Fit)?;
         Ok(mae)
@@ -159,7 +179,7 @@ impl Weights {
     ///
     /// # Errors
     /// If there is no head, or the number of the encoder's heads is not known.
-    pub fn into_classifier(mut self) -> Result<VitClassifier> {
+    pub fn into_classifier(mut self, device: &Device) -> Result<VitClassifier> {
         let no_head = || unsupported("it has no head over classes (head.weight, head.bias)");
         let classes = self.classes.ok_or_else(no_head)?;
         let pooling = match self.final_norm {
@@ -167,7 +187,7 @@ impl Weights {
             FinalNorm::Pooled => Pooling::Avg,
         };
         self.state.retain(|name, _| !is_decoder(name));
-        let vit = VitClassifier::new(self.vit()?, classes, pooling, &Device::Cpu, 0);
+        let vit = VitClassifier::new(self.vit()?, classes, pooling, device, 0);
         let vit = vit.map_err(ForeignError::Fit)?;
         vit.load_state_dict(&self.state)
             .map_err(ForeignError::Fit)?;

@@ -1,0 +1,167 @@
+//! What fine-tuning asks for, through the public face: random augmentation and boxes to erase are the same with any number of threads and
+//! from any batch on, and change nothing else of a batch.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mae_loader::{
+    CropRule, Cursor, Dataset, DatasetOptions, DecoderKind, HostBatch, Loader, LoaderBuilder,
+    RandAugment, TrainTransform, Transform,
+};
+
+const SIDE: usize = 24;
+const SAMPLES: usize = 48;
+
+/// Small pictures with edges and texture.
+fn dataset(folder: &Path) -> Arc<Dataset> {
+    let file = std::fs::File::create(folder.join("a.tar")).unwrap();
+    let mut tar = tar::Builder::new(file);
+    for number in 0..SAMPLES {
+        let (width, height) = (40 + number % 9, 34 + number % 7);
+        let pixels: Vec<u8> = (0..width * height * 3)
+            .map(|i| {
+                let (x, y) = (i / 3 % width, i / 3 / width);
+                let edge = usize::from((x / 8 + y / 6 + number).is_multiple_of(2));
+                (edge * 120 + x * 2 + (i * 7 + number) % 11) as u8
+            })
+            .collect();
+        let mut jpeg = Vec::new();
+        jpeg_encoder::Encoder::new(&mut jpeg, 95)
+            .encode(
+                &pixels,
+                width as u16,
+                height as u16,
+                jpeg_encoder::ColorType::Rgb,
+            )
+            .unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(jpeg.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("{number:04}.jpg"), jpeg.as_slice())
+            .unwrap();
+    }
+    tar.into_inner().unwrap();
+    let spec = folder.to_str().unwrap();
+    Arc::new(Dataset::open(&[spec], &DatasetOptions::default()).unwrap())
+}
+
+fn builder(dataset: &Arc<Dataset>, augment: Option<RandAugment>) -> LoaderBuilder {
+    Loader::builder(Arc::clone(dataset))
+        .image_size(SIDE as u32, SIDE as u32)
+        .batch_size(8)
+        .epochs(2)
+        .decoder(DecoderKind::Zune)
+        .transform(Transform::Train(TrainTransform {
+            scale: (0.08, 1.0),
+            crop: CropRule::Clamp,
+            augment,
+            ..TrainTransform::default()
+        }))
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Content {
+    pixels: Vec<u8>,
+    boxes: Vec<u32>,
+}
+
+fn contents(loader: &Loader, from: Cursor) -> Vec<Content> {
+    let content = |batch: HostBatch| Content {
+        pixels: batch.pixels().to_vec(),
+        boxes: batch.erase_boxes().to_vec(),
+    };
+    loader
+        .batches(from)
+        .map(|batch| content(batch.unwrap()))
+        .collect()
+}
+
+#[test]
+fn threads_and_interruptions_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    for channels in [3, 1] {
+        let build = |threads| {
+            let builder = builder(&dataset, Some(RandAugment::default())).channels(channels);
+            builder.threads(threads).erasing(0.5).build().unwrap()
+        };
+        let start = Cursor::default();
+        let once = contents(&build(1), start);
+        assert_eq!(once.len(), 2 * SAMPLES / 8);
+        for threads in [2, 8] {
+            assert_eq!(contents(&build(threads), start), once, "{threads} threads");
+        }
+        let middle = Cursor { epoch: 1, step: 2 };
+        assert_eq!(contents(&build(3), middle), once[SAMPLES / 8 + 2..]);
+    }
+}
+
+#[test]
+fn augmenting_changes_pixels_and_erasing_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    let run = |builder: LoaderBuilder| contents(&builder.build().unwrap(), Cursor::default());
+    let plain = run(builder(&dataset, None));
+    assert!(plain.iter().all(|batch| batch.boxes.is_empty()));
+
+    let erasing = run(builder(&dataset, None).erasing(0.5));
+    let mut erased = 0;
+    for (plain, erasing) in plain.iter().zip(&erasing) {
+        assert_eq!(plain.pixels, erasing.pixels);
+        assert_eq!(erasing.boxes.len(), 8 * 4);
+        for area in erasing.boxes.chunks_exact(4) {
+            assert!(area[0] + area[2] <= SIDE as u32 && area[1] + area[3] <= SIDE as u32);
+            erased += usize::from(area[2] > 0);
+        }
+    }
+    // Half of 96.
+    assert!((30..67).contains(&erased), "{erased}");
+
+    // Crop and flip are as without: an operation applied to none changes nothing.
+    let never = run(builder(&dataset, Some("rand-m9-p0-inc1".parse().unwrap())));
+    assert_eq!(never, plain);
+    let always = run(builder(&dataset, Some("rand-m9-p1-inc1".parse().unwrap())));
+    let images = |contents: &[Content]| -> Vec<Vec<u8>> {
+        let images = contents
+            .iter()
+            .flat_map(|batch| batch.pixels.chunks(SIDE * SIDE * 3));
+        images.map(<[u8]>::to_vec).collect()
+    };
+    let (plain, always) = (images(&plain), images(&always));
+    let same = plain.iter().zip(&always).filter(|(a, b)| a == b).count();
+    assert!(same < 8, "{same} of {} images are as before", plain.len());
+}
+
+#[test]
+fn crops_of_an_image_are_augmented_each_for_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    let build = |repeats| {
+        let builder = builder(&dataset, Some("rand-m9-p1-inc1".parse().unwrap()));
+        builder
+            .erasing(1.0)
+            .batch_size(8 * repeats)
+            .repeats(repeats)
+            .build()
+            .unwrap()
+    };
+    let (once, twice) = (
+        contents(&build(1), Cursor::default()),
+        contents(&build(2), Cursor::default()),
+    );
+    let mut differing = 0;
+    for (once, twice) in once.iter().zip(&twice) {
+        let firsts: Vec<u32> = twice
+            .boxes
+            .chunks(8)
+            .flat_map(|two| two[..4].to_vec())
+            .collect();
+        assert_eq!(once.boxes, firsts);
+        let boxes = twice.boxes.chunks(8);
+        differing += boxes.filter(|two| two[..4] != two[4..]).count();
+        let image = SIDE * SIDE * 3;
+        let firsts = twice.pixels.chunks(2 * image).flat_map(|two| &two[..image]);
+        assert!(once.pixels.iter().eq(firsts));
+    }
+    assert!(differing > SAMPLES);
+}
