@@ -7,7 +7,7 @@ use candle_core::Device;
 use mae_model::{Encoder, FinalNorm, Mae, MaeConfig, StateDict};
 use mae_trainer::checkpoint::foreign::{Client, ImportOptions};
 use mae_trainer::checkpoint::{
-    RunState, VERSION, export, folder, load_classifier, load_encoder, load_mae, save,
+    RunKind, RunState, VERSION, export, folder, load_classifier, load_encoder, load_mae, save,
 };
 use mae_trainer::{PretrainConfig, RawPretrain};
 use serde_json::{Value, json};
@@ -38,6 +38,8 @@ fn run(path: &Path, input_size: &str) -> (MaeConfig, StateDict) {
     let state = mae.state_dict().unwrap();
     let run_state = RunState {
         version: VERSION,
+        kind: RunKind::Pretrain,
+        best: None,
         written_by: "0".into(),
         step: 4,
         steps_per_epoch: 4,
@@ -76,7 +78,8 @@ fn a_run_comes_back_from_every_program() {
         let usage = export(&root.path().join("run"), &none(), client, &to).unwrap();
         assert!(usage.contains(&client.to_string()), "{usage}");
         // Nothing has to be said: the folder says it.
-        let (mae, source) = load_mae(&file(client, &to), &none()).unwrap();
+        let (mae, source) =
+            load_mae(&file(client, &to), &none(), &candle_core::Device::Cpu).unwrap();
         assert_eq!((&mae.config, source.mask_ratio()), (&config, 0.6));
         assert!(mae.state_dict().unwrap() == state, "{client}");
     }
@@ -88,9 +91,11 @@ fn a_run_comes_back_from_every_program() {
         &to,
     )
     .unwrap();
-    let (encoder, _) = load_encoder(&to, &none()).unwrap();
+    let (encoder, _) = load_encoder(&to, &none(), &candle_core::Device::Cpu).unwrap();
     assert_eq!(encoder.config, config.vit);
-    let expected = load_encoder(&root.path().join("run"), &none()).unwrap().0;
+    let expected = load_encoder(&root.path().join("run"), &none(), &candle_core::Device::Cpu)
+        .unwrap()
+        .0;
     assert!(encoder.state_dict().unwrap() == expected.state_dict().unwrap());
 }
 
@@ -134,7 +139,13 @@ fn other_programs_weights_are_exported_too() {
     // A masked autoencoder of transformers'; a classifier of transformers'; one of the reference code's.
     let case = golden.case("vitmae_hub");
     let there = to(case, Client::Reference).unwrap();
-    let state = |path: &Path, options| load_mae(path, options).unwrap().0.state_dict().unwrap();
+    let state = |path: &Path, options| {
+        load_mae(path, options, &candle_core::Device::Cpu)
+            .unwrap()
+            .0
+            .state_dict()
+            .unwrap()
+    };
     assert!(state(&there, &none()) == state(&case.path, &case.options));
     for (name, client) in [
         ("vit_bfloat16", Client::Timm),
@@ -145,7 +156,7 @@ fn other_programs_weights_are_exported_too() {
         let case = golden.case(name);
         let there = to(case, client).unwrap();
         let state = |path: &Path, options| {
-            load_classifier(path, options)
+            load_classifier(path, options, &candle_core::Device::Cpu)
                 .unwrap()
                 .0
                 .state_dict()
@@ -209,7 +220,7 @@ fn the_encoder_of_a_run_is_the_runs() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("run");
     let (config, state) = run(&path, "8");
-    let (encoder, source) = load_encoder(&path, &none()).unwrap();
+    let (encoder, source) = load_encoder(&path, &none(), &candle_core::Device::Cpu).unwrap();
     assert_eq!(
         (source.step(), encoder.final_norm()),
         (Some(4), FinalNorm::Tokens)
@@ -218,7 +229,13 @@ fn the_encoder_of_a_run_is_the_runs() {
     assert!(own.iter().all(|(name, tensor)| state[name] == *tensor));
     // The file of weights in a checkpoint stands for the checkpoint.
     let weights = folder(&path).join("step-00000004/model.safetensors");
-    assert_eq!(load_encoder(&weights, &none()).unwrap().1.step(), Some(4));
+    assert_eq!(
+        load_encoder(&weights, &none(), &candle_core::Device::Cpu)
+            .unwrap()
+            .1
+            .step(),
+        Some(4)
+    );
     // Before training: the model that the run began with.
     let mae = Mae::new(config.clone(), &Device::Cpu, source.seed()).unwrap();
     let untrained: Encoder = source.untrained(&encoder).unwrap();

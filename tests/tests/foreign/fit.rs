@@ -11,7 +11,10 @@ use crate::{Golden, golden};
 
 /// The error of reading `path`.
 fn error(path: &Path, options: &ImportOptions) -> String {
-    load_encoder(path, options).err().unwrap().to_string()
+    load_encoder(path, options, &candle_core::Device::Cpu)
+        .err()
+        .unwrap()
+        .to_string()
 }
 
 /// A copy of the folder `vitmae` with its tensors changed by `change`: (name, shape, bytes), or nothing to leave one out.
@@ -131,12 +134,19 @@ fn what_is_not_known_names_its_flag() {
         heads: Some(2),
         ..none.clone()
     };
-    let decoder = load_mae(full, &heads).err().unwrap().to_string();
-    assert!(decoder.contains("--decoder-heads N"), "{decoder}");
-    let encoder = load_mae(&golden.case("moco_v3").path, &heads)
+    let decoder = load_mae(full, &heads, &candle_core::Device::Cpu)
         .err()
         .unwrap()
         .to_string();
+    assert!(decoder.contains("--decoder-heads N"), "{decoder}");
+    let encoder = load_mae(
+        &golden.case("moco_v3").path,
+        &heads,
+        &candle_core::Device::Cpu,
+    )
+    .err()
+    .unwrap()
+    .to_string();
     assert!(
         encoder.contains("no decoder") && encoder.contains("_full.pth"),
         "{encoder}"
@@ -201,7 +211,7 @@ fn another_image_size_is_interpolated() {
             image_size: Some(size),
             ..case.options.clone()
         };
-        load_encoder(&case.path, &options)
+        load_encoder(&case.path, &options, &candle_core::Device::Cpu)
     };
     let (encoder, _) = at((12, 20)).unwrap();
     assert_eq!(encoder.config.patches(), 15);
