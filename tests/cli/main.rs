@@ -1,6 +1,7 @@
 //! The binary `mae` as its users meet it: arguments in; exit code, output and files out.
 
 mod bench;
+mod checkpoints;
 mod demo;
 mod evaluate;
 mod inspect;

@@ -87,8 +87,8 @@ impl fmt::Display for ForeignInspection {
         let (height, width) = e.image_size;
         writeln!(
             f,
-            "encoder      {} blocks of width {}, {}, MLPs of {}",
-            e.depth,
+            "encoder      {} of width {}, {}, MLPs of {}",
+            count(e.depth, "block"),
             e.dim,
             heads(e.heads, "--heads"),
             e.hidden
@@ -127,8 +127,9 @@ impl fmt::Display for ForeignInspection {
             let heads = heads(d.heads, "--decoder-heads");
             writeln!(
                 f,
-                "decoder      {} blocks of width {}, {heads}, {target}",
-                d.depth, d.dim
+                "decoder      {} of width {}, {heads}, {target}",
+                count(d.depth, "block"),
+                d.dim
             )?;
         }
         if let Some(classes) = self.classes {
@@ -150,7 +151,12 @@ impl fmt::Display for ForeignInspection {
 
 fn heads(known: Option<usize>, flag: &str) -> String {
     match known {
-        Some(heads) => format!("{heads} heads"),
+        Some(heads) => count(heads, "head"),
         None => format!("heads not known (give {flag})"),
     }
+}
+
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
