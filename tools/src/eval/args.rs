@@ -113,7 +113,7 @@ pub(super) struct KnnArgs {
     pub(super) k: Vec<usize>,
     /// Weight of a vote is exp(cosine / temperature)
     #[arg(long, default_value = "0.07", value_name = "X")]
-    pub(super) temperature: f32,
+    pub(super) temperature: f64,
 }
 
 #[derive(Debug, Args)]

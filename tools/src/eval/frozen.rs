@@ -28,9 +28,9 @@ type Settings = Vec<(&'static str, Value)>;
 pub(super) fn neighbours(args: &KnnArgs) -> anyhow::Result<Outcome> {
     let options = KnnOptions {
         k: args.k.clone(),
-        temperature: args.temperature,
+        temperature: args.temperature as f32,
     };
-    let settings = vec![("temperature", f64::from(args.temperature).into())];
+    let settings = vec![("temperature", args.temperature.into())];
     let pooling = args.features.pooling.unwrap_or(FeaturePooling::Mean);
     judge("knn", &args.features, pooling, settings, |train, test| {
         let accuracies = knn(train, test, &options)?;

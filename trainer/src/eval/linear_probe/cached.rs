@@ -332,21 +332,28 @@ mod tests {
     }
 
     #[test]
-    fn noise_chooses_a_low_rate() {
-        // Many columns of noise, few samples: the highest rate learns them by heart.
-        let (train, test) = (clusters(120, 200, 3, 2.0, 6), clusters(600, 200, 3, 2.0, 7));
-        let chosen = sweep(&train, &test, &SweepOptions::default()).unwrap();
-        let highest = SweepOptions {
-            learning_rates: vec![1.0],
-            ..SweepOptions::default()
+    fn the_rate_chosen_is_about_as_good_as_the_best() {
+        let (train, test) = (clusters(600, 30, 3, 1.5, 6), clusters(600, 30, 3, 1.5, 7));
+        let with = |learning_rates: &[f64]| {
+            let options = SweepOptions {
+                learning_rates: learning_rates.to_vec(),
+                ..SweepOptions::default()
+            };
+            sweep(&train, &test, &options).unwrap()
         };
-        let highest = sweep(&train, &test, &highest).unwrap();
-        assert!(chosen.learning_rate < 0.5, "{chosen:?}");
+        // The last two shake the head instead of training it, or blow it up.
+        let rates = [1e-3, 1e-2, 1e-1, 1e3, 1e39];
+        let alone: Vec<f64> = rates[..4]
+            .iter()
+            .map(|&rate| with(&[rate]).accuracy.top1)
+            .collect();
+        let chosen = with(&rates);
+        let best = alone.iter().copied().fold(0.0, f64::max);
+        assert!(chosen.accuracy.top1 > best - 0.02, "{chosen:?}: {alone:?}");
         assert!(
-            chosen.accuracy.top1 > highest.accuracy.top1,
-            "{chosen:?} against {highest:?}"
+            chosen.accuracy.top1 > alone[3] + 0.02,
+            "{chosen:?}: {alone:?}"
         );
-        assert_eq!(highest.train.top1, 1.0);
     }
 
     #[test]
