@@ -1,10 +1,10 @@
 //! Checkpoints of other programs: the reference code's, timm's, Hugging Face's, and encoders of MoCo v3, DINO, BEiT and
 //! supervised training, as far as their blocks are this model's.
 //!
-//! A file becomes [`Weights`] in steps: its container is opened without executing anything in it ([`archive`], [`torch`],
-//! [`pickle`], [`object`]); its names are told apart and given ours ([`names`]); what it keeps apart is joined ([`fold`]); its model's
-//! dimensions follow from the shapes and from what is said beside them ([`dimensions`], [`facts`]); and position embeddings
-//! are brought to another image size where that is asked for ([`positions`]). docs/checkpoints.md is for users.
+//! A file becomes [`Weights`] in steps: its container is opened without executing anything in it (`archive`, `torch`,
+//! `pickle`, `object`); its names are told apart and given ours (`names`); what it keeps apart is joined (`fold`); its model's
+//! dimensions follow from the shapes and from what is said beside them (`dimensions`, `facts`); and position embeddings
+//! are brought to another image size where that is asked for (`positions`). docs/checkpoints.md is for users.
 
 mod archive;
 mod dimensions;
