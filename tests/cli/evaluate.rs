@@ -167,7 +167,7 @@ fn a_report_compares_checkpoints_with_the_numbers_of_the_single_evaluations() {
         let knn = single("knn", &[]);
         assert_eq!(
             of(number, "knn", "top1")["value"],
-            knn["results"]["checkpoint"]["top1"]
+            knn["results"]["checkpoint"][0]["top1"]
         );
         assert_eq!(of(number, "knn", "top1")["count"], 10);
     }
