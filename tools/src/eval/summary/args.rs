@@ -20,7 +20,7 @@ pub(super) enum Protocol {
     Loss,
     /// As `mae eval knn`
     Knn,
-    /// As `mae eval linear-probe`
+    /// As `mae eval linear-probe --cached`
     LinearProbe,
     /// As `mae eval reconstruct`
     Reconstruct,
