@@ -333,26 +333,23 @@ mod tests {
 
     #[test]
     fn the_rate_chosen_is_about_as_good_as_the_best() {
-        let (train, test) = (clusters(600, 30, 3, 1.5, 6), clusters(600, 30, 3, 1.5, 7));
+        let (train, test) = (clusters(600, 30, 3, 1.0, 6), clusters(600, 30, 3, 1.0, 7));
         let with = |learning_rates: &[f64]| {
             let options = SweepOptions {
                 learning_rates: learning_rates.to_vec(),
                 ..SweepOptions::default()
             };
-            sweep(&train, &test, &options).unwrap()
+            sweep(&train, &test, &options).unwrap().accuracy.top1
         };
-        // The last two shake the head instead of training it, or blow it up.
-        let rates = [1e-3, 1e-2, 1e-1, 1e3, 1e39];
-        let alone: Vec<f64> = rates[..4]
-            .iter()
-            .map(|&rate| with(&[rate]).accuracy.top1)
-            .collect();
+        // The first leaves the head as it was drawn, the last blows it up.
+        let rates = [1e-12, 1e-2, 1e-1, 1e39];
+        let untrained = with(&rates[..1]);
+        let best = with(&rates[1..2]).max(with(&rates[2..3]));
         let chosen = with(&rates);
-        let best = alone.iter().copied().fold(0.0, f64::max);
-        assert!(chosen.accuracy.top1 > best - 0.02, "{chosen:?}: {alone:?}");
+        assert!(chosen > best - 0.05, "{chosen}, best {best}");
         assert!(
-            chosen.accuracy.top1 > alone[3] + 0.02,
-            "{chosen:?}: {alone:?}"
+            untrained < best - 0.2,
+            "untrained {untrained}, best {best}: nothing to choose"
         );
     }
 
