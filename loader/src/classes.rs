@@ -1,15 +1,15 @@
 //! The labels of a dataset: found when it is opened, then looked up by sample.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::dataset::{Dataset, DatasetOptions};
 use crate::error::{Error, Result};
 use crate::label::{LabelSource, RawLabel};
 use crate::parallel;
 use crate::sample::SampleId;
-use crate::spec::ShardSet;
+use crate::source::{Ahead, Net};
+use crate::spec::{Folder, ShardRef, ShardSet};
 
 /// Name of the list of class names beside shards: a JSON array of strings.
 pub const CLASSES_FILE: &str = "classes.json";
@@ -36,10 +36,11 @@ impl Labels {
         dataset: &Dataset,
         set: &ShardSet,
         options: &DatasetOptions,
+        net: &Net,
     ) -> Result<Self> {
         let classes = match &options.classes {
             Some(classes) => Some(classes.clone()),
-            None => read_classes(set)?,
+            None => read_classes(set, net)?,
         };
         let mut labels = Self {
             source: options.labels.clone(),
@@ -64,7 +65,9 @@ impl Labels {
             labels.source = LabelSource::None;
             return Ok(labels);
         };
-        if let Ok(RawLabel::Name(name)) = labels.raw(dataset, first, &mut Vec::new()) {
+        if let Ok(RawLabel::Name(name)) =
+            labels.raw(dataset, first, &mut Vec::new(), &Ahead::default())
+        {
             let listed = labels
                 .classes
                 .as_ref()
@@ -86,7 +89,17 @@ impl Labels {
         self.classes.as_deref()
     }
 
-    pub(crate) fn get(&self, dataset: &Dataset, id: SampleId) -> Result<Option<u32>> {
+    /// Suffix of the member that holds the label.
+    pub(crate) fn suffix(&self) -> Option<&str> {
+        self.source.suffix()
+    }
+
+    pub(crate) fn get(
+        &self,
+        dataset: &Dataset,
+        id: SampleId,
+        ahead: &Ahead,
+    ) -> Result<Option<u32>> {
         if !self.any() {
             return Ok(None);
         }
@@ -94,7 +107,7 @@ impl Labels {
             sample: dataset.describe(id),
             reason,
         };
-        let index = match self.raw(dataset, id, &mut Vec::new())? {
+        let index = match self.raw(dataset, id, &mut Vec::new(), ahead)? {
             RawLabel::Index(index) => index,
             RawLabel::Name(name) => *self
                 .by_name
@@ -109,7 +122,13 @@ impl Labels {
         }
     }
 
-    fn raw(&self, dataset: &Dataset, id: SampleId, buffer: &mut Vec<u8>) -> Result<RawLabel> {
+    fn raw(
+        &self,
+        dataset: &Dataset,
+        id: SampleId,
+        buffer: &mut Vec<u8>,
+        ahead: &Ahead,
+    ) -> Result<RawLabel> {
         let failed = |reason: String| Error::Label {
             sample: dataset.describe(id),
             reason,
@@ -118,7 +137,7 @@ impl Labels {
         let member = dataset.members(id).iter().find(|m| *m.suffix == *suffix);
         let member =
             member.ok_or_else(|| failed(format!("no label: the member .{suffix} is missing")))?;
-        dataset.read_member(id, member, buffer)?;
+        dataset.read_ahead(id, member, buffer, ahead)?;
         self.source
             .parse(buffer)
             .map_err(|reason| failed(format!("label in .{suffix}: {reason}")))
@@ -130,10 +149,11 @@ impl Labels {
             .zip(dataset.shards())
             .map(|(shard, _)| shard)
             .collect();
-        let found = parallel::try_map(&shards, |_, &shard| {
+        let found = parallel::try_map(&shards, 1, |_, &shard| {
             let mut buffer = Vec::new();
             let ids = (0..dataset.shard_len(shard)).map(|ordinal| SampleId { shard, ordinal });
-            let labels = ids.filter_map(|id| self.raw(dataset, id, &mut buffer).ok());
+            let labels =
+                ids.filter_map(|id| self.raw(dataset, id, &mut buffer, &Ahead::default()).ok());
             Ok(labels
                 .filter_map(|label| {
                     if let RawLabel::Name(name) = label {
@@ -154,18 +174,12 @@ impl Labels {
 }
 
 /// The class list beside the shards, where there is one.
-fn read_classes(set: &ShardSet) -> Result<Option<Vec<String>>> {
-    let mut found: Option<(&Path, Vec<String>)> = None;
-    let mut last = None;
-    for dir in set.shards.iter().filter_map(|shard| shard.file()?.parent()) {
-        if last.replace(dir) == Some(dir) {
+fn read_classes(set: &ShardSet, net: &Net) -> Result<Option<Vec<String>>> {
+    let mut found: Option<(PathBuf, Vec<String>)> = None;
+    let folders: BTreeSet<Folder> = set.shards.iter().filter_map(ShardRef::folder).collect();
+    for folder in folders {
+        let Some((path, text)) = folder.read(CLASSES_FILE, net)? else {
             continue;
-        }
-        let path = dir.join(CLASSES_FILE);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(Error::io("read class list", &path)(e)),
         };
         let bad = |reason: String| Error::Index {
             path: path.clone(),
@@ -181,7 +195,7 @@ fn read_classes(set: &ShardSet) -> Result<Option<Vec<String>>> {
                 )));
             }
             Some(_) => {}
-            None => found = Some((dir, classes)),
+            None => found = Some((path, classes)),
         }
     }
     Ok(found.map(|(_, classes)| classes))

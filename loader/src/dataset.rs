@@ -2,22 +2,30 @@
 //!
 //! It holds no order and no cursor: what comes when is the subject of [`Loader`](crate::Loader).
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest, Sha256};
 
 use crate::classes::Labels;
 use crate::error::{Error, Result};
 use crate::label::LabelSource;
-use crate::open::{self, Indexes, OpenShard};
+use crate::open::{self, Access, Indexes, OpenShard};
 use crate::parallel;
 use crate::sample::{Member, SampleId};
 use crate::shard::{Prepared, ShardTable};
-use crate::source::Encoding;
+#[cfg(feature = "remote")]
+use crate::source::Retries;
+use crate::source::{Ahead, Encoding, Net};
 use crate::spec;
 
 /// A member larger than this is damage or an attack, not an image.
 const MAX_MEMBER_BYTES: u64 = 1 << 30;
+
+/// A label this close to its image is announced with it.
+const NEAR: u64 = 64 << 10;
 
 /// How [`Dataset::open`] reads shards.
 #[derive(Debug, Clone)]
@@ -29,10 +37,14 @@ pub struct DatasetOptions {
     /// Class names to map string labels by, in place of `classes.json` or the values found. Give the training set's
     /// names when opening a validation set.
     pub classes: Option<Vec<String>>,
-    /// Folder for inflated shards; by default one in the system's temporary folder.
+    /// Folder where shards lie whole that are compressed or come from servers that know no ranges; by default one in the system's temporary
+    /// folder. Where it is given, shards of all servers are kept in it.
     pub cache_dir: Option<PathBuf>,
     /// Bound on the bytes in that folder.
     pub cache_bytes: u64,
+    /// How often and how long servers are asked.
+    #[cfg(feature = "remote")]
+    pub retries: Retries,
 }
 
 impl Default for DatasetOptions {
@@ -43,6 +55,8 @@ impl Default for DatasetOptions {
             classes: None,
             cache_dir: None,
             cache_bytes: 32 << 30,
+            #[cfg(feature = "remote")]
+            retries: crate::source::RETRIES,
         }
     }
 }
@@ -102,14 +116,18 @@ impl Dataset {
     /// # Errors
     /// Where specs name nothing, a shard is damaged, the cache is too small, or no sample has an image.
     pub fn open<S: AsRef<str>>(specs: &[S], options: &DatasetOptions) -> Result<Self> {
-        let set = spec::resolve(specs)?;
-        let opened = open::open_all(
-            &set,
-            options.cache_dir.as_deref(),
-            options.cache_bytes,
-            Indexes::Use,
-        )?;
-        let shards = parallel::try_map(&opened, |_, open| {
+        #[cfg(feature = "remote")]
+        let net = Net::new(options.retries);
+        #[cfg(not(feature = "remote"))]
+        let net = Net::default();
+        let set = spec::resolve_on(specs, &net)?;
+        let access = Access {
+            cache_dir: options.cache_dir.clone(),
+            cache_bytes: options.cache_bytes,
+            net: net.clone(),
+        };
+        let opened = open::open_all(&set, access, Indexes::Use)?;
+        let shards = parallel::try_map(&opened, 1, |_, open| {
             select_images(open, &options.image_suffixes)
         })?;
         let shards: Vec<Shard> = opened
@@ -156,7 +174,7 @@ impl Dataset {
             digest,
             labels: Labels::none(),
         };
-        dataset.labels = Labels::find(&dataset, &set, options)?;
+        dataset.labels = Labels::find(&dataset, &set, options, &net)?;
         Ok(dataset)
     }
 
@@ -233,11 +251,46 @@ impl Dataset {
         self.shards.iter().map(images).max().unwrap_or(0)
     }
 
-    /// Announces that the sample's image will be read soon, so that the system fetches it ahead. A hint: nothing fails.
-    pub fn will_need(&self, id: SampleId) {
-        let member = self.image_member(id);
-        let source = &self.shards[id.shard as usize].open.source;
-        source.will_need(member.offset, member.size);
+    /// Announces that the samples' images and labels will be read soon: see [`Source::announce`](crate::source::Source). Each is then read
+    /// through what stands in its place in the result.
+    pub(crate) fn announce(&self, ids: &[SampleId], stop: &Arc<AtomicBool>) -> Vec<Ahead> {
+        let mut wanted: Vec<(u32, Range<u64>, usize)> = ids
+            .iter()
+            .enumerate()
+            .map(|(place, &id)| (id.shard, self.span(id), place))
+            .collect();
+        wanted.sort_unstable_by_key(|(shard, range, place)| (*shard, range.start, *place));
+        let mut ahead = vec![Ahead::nothing(stop); ids.len()];
+        for of_shard in wanted.chunk_by(|a, b| a.0 == b.0) {
+            let ranges: Vec<Range<u64>> =
+                of_shard.iter().map(|(_, range, _)| range.clone()).collect();
+            let source = &self.shards[of_shard[0].0 as usize].open.source;
+            let announced = source.announce(&ranges, stop);
+            for ((_, _, place), of_sample) in of_shard.iter().zip(announced) {
+                ahead[*place] = of_sample;
+            }
+        }
+        ahead
+    }
+
+    /// The bytes that hold a sample's image, and its label where that stands near.
+    fn span(&self, id: SampleId) -> Range<u64> {
+        let image = self.image_member(id);
+        let range = image.offset..image.offset + image.size;
+        let suffix = self.labels.suffix();
+        let label =
+            suffix.and_then(|suffix| self.members(id).iter().find(|m| *m.suffix == *suffix));
+        match label {
+            Some(label) => {
+                let whole = range.start.min(label.offset)..range.end.max(label.offset + label.size);
+                if whole.end - whole.start <= image.size + label.size + NEAR {
+                    whole
+                } else {
+                    range
+                }
+            }
+            None => range,
+        }
     }
 
     /// Replaces the content of `buffer` by the image's bytes.
@@ -248,11 +301,31 @@ impl Dataset {
         self.read_member(id, self.image_member(id), buffer)
     }
 
+    /// As [`read_image`](Self::read_image), out of what was announced where that has it.
+    pub(crate) fn read_image_ahead(
+        &self,
+        id: SampleId,
+        buffer: &mut Vec<u8>,
+        ahead: &Ahead,
+    ) -> Result<()> {
+        self.read_ahead(id, self.image_member(id), buffer, ahead)
+    }
+
     /// Replaces the content of `buffer` by the bytes of a member of the sample.
     ///
     /// # Errors
     /// As for [`read_image`](Self::read_image).
     pub fn read_member(&self, id: SampleId, member: &Member, buffer: &mut Vec<u8>) -> Result<()> {
+        self.read_ahead(id, member, buffer, &Ahead::default())
+    }
+
+    pub(crate) fn read_ahead(
+        &self,
+        id: SampleId,
+        member: &Member,
+        buffer: &mut Vec<u8>,
+        ahead: &Ahead,
+    ) -> Result<()> {
         let failed = |reason: String| Error::Member {
             sample: self.describe(id),
             suffix: member.suffix.to_string(),
@@ -271,7 +344,7 @@ impl Dataset {
         buffer.resize(length, 0);
         let source = &self.shards[id.shard as usize].open.source;
         source
-            .read_exact_at(buffer, member.offset)
+            .read_ahead(buffer, member.offset, ahead)
             .map_err(|e| failed(format!("cannot read: {e}")))
     }
 
@@ -280,7 +353,12 @@ impl Dataset {
     /// # Errors
     /// Where other samples have a label and this one has none, or one that cannot be understood.
     pub fn label(&self, id: SampleId) -> Result<Option<u32>> {
-        self.labels.get(self, id)
+        self.label_ahead(id, &Ahead::default())
+    }
+
+    /// As [`label`](Self::label), out of what was announced where that has it.
+    pub(crate) fn label_ahead(&self, id: SampleId, ahead: &Ahead) -> Result<Option<u32>> {
+        self.labels.get(self, id, ahead)
     }
 
     /// Whether samples have labels.

@@ -20,6 +20,15 @@ pub enum Error {
         reason: std::io::Error,
     },
 
+    /// A server did not give what was asked of it.
+    #[error("cannot read {url}: {reason}")]
+    Remote {
+        /// The file or folder, without passwords and signatures.
+        url: String,
+        /// The server's reason, or the network's; how often was tried.
+        reason: String,
+    },
+
     /// The GPU's driver would not lock memory for batches.
     #[error(
         "{} MB of page-locked memory for a batch cannot be had: {reason}. Prefetch fewer batches or make them smaller; limits on \
@@ -96,7 +105,7 @@ pub enum Error {
     /// The shards of one dataset do not fit into the cache for inflated shards.
     #[error(
         "inflating {shard} needs more than the {limit} bytes allowed for the shard cache in {}: raise the limit \
-         (--cache-bytes), choose another folder (--cache-dir), or store the shards uncompressed",
+         (--cache-size), choose another folder (--cache), or store the shards uncompressed",
         dir.display()
     )]
     CacheFull {

@@ -42,3 +42,5 @@ pub use mix::Mixture;
 pub use order::{Cursor, Window};
 pub use pipeline::{BareLoop, Batches, Loader, MemoryBound, Stats};
 pub use sample::{Member, SampleId};
+#[cfg(feature = "remote")]
+pub use source::{RETRIES, Retries};

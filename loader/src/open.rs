@@ -1,18 +1,24 @@
-//! From shard names to open shards: inflates what is compressed, and takes each shard's table from the folder's index
-//! or, where that is absent or does not fit, from a scan.
+//! From shard names to open shards: takes each shard's table from the folder's index or, where that is absent or does not fit, from a
+//! scan; and decides whether a shard is read where it is or from the cache.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::parallel;
 use crate::shard::{INDEX_FILE, Index, IndexEntry, Prepared, ShardTable, scan};
-use crate::source::{Encoding, ShardCache, Source};
-use crate::spec::{Place, ShardRef, ShardSet, missing_shard};
+use crate::source::{CachedFile, Encoding, LocalFile, Net, Origin, ShardCache, Source, Stored};
+use crate::spec::{Folder, Place, ShardRef, ShardSet, missing_shard};
 
 /// Shards whose files stay open; beyond it they are opened for each read, since processes may often have no more than
 /// 1,024 files.
 const KEPT_OPEN: usize = 512;
+
+/// Shards on servers that are opened at once.
+const REMOTE_AT_ONCE: usize = 16;
 
 /// A shard ready to be read.
 #[derive(Debug)]
@@ -46,99 +52,151 @@ pub enum Indexes {
     Ignore,
 }
 
-/// Opens all shards of a set. `cache_dir` and `cache_bytes` bound the cache for inflated shards.
+/// How shards are reached.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// Where shards lie whole that cannot be read by offset where they are. Where the caller names it, plain shards of servers do, too.
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Bound on the bytes in that folder.
+    pub(crate) cache_bytes: u64,
+    /// Connections.
+    pub(crate) net: Net,
+}
+
+/// Opens all shards of a set.
 ///
 /// # Errors
 /// Where a shard cannot be read or inflated, or a folder's index lists shards that it lacks.
-pub fn open_all(
-    set: &ShardSet,
-    cache_dir: Option<&Path>,
-    cache_bytes: u64,
-    indexes: Indexes,
-) -> Result<Vec<OpenShard>> {
-    let opener = Opener::new(set, cache_dir, cache_bytes, indexes)?;
-    let shards = parallel::try_map(&set.shards, |place, shard| opener.open(place, shard))?;
+pub(crate) fn open_all(set: &ShardSet, access: Access, indexes: Indexes) -> Result<Vec<OpenShard>> {
+    let remote = set
+        .shards
+        .iter()
+        .any(|shard| matches!(shard.place, Place::Url(_)));
+    let opener = Opener::new(set, access, indexes)?;
+    let at_least = if remote { REMOTE_AT_ONCE } else { 1 };
+    let shards = parallel::try_map(&set.shards, at_least, |place, shard| {
+        opener.open(place, shard)
+    })?;
     for shard in &shards {
         for note in &shard.notes {
             tracing::warn!("{}: {note}", shard.name);
         }
     }
+    opener.report(&shards);
     Ok(shards)
 }
 
 struct Opener {
-    encodings: Vec<Encoding>,
-    cache: Option<ShardCache>,
-    indexes: HashMap<PathBuf, HashMap<String, IndexEntry>>,
+    access: Access,
+    cache: std::sync::OnceLock<Arc<ShardCache>>,
+    indexes: HashMap<Folder, HashMap<String, IndexEntry>>,
+}
+
+/// Where a shard's bytes are, before it is known what is in them.
+enum Found {
+    /// To be read in place.
+    Here(Source),
+    /// To be read from the cache.
+    Cached(Origin),
 }
 
 impl Opener {
-    fn new(
-        set: &ShardSet,
-        cache_dir: Option<&Path>,
-        cache_bytes: u64,
-        indexes: Indexes,
-    ) -> Result<Self> {
-        let encodings = parallel::try_map(&set.shards, |_, shard| match &shard.place {
-            Place::File(path) => Encoding::of(path),
-            Place::Pipe(_) => Ok(Encoding::Plain),
-        })?;
-        let compressed = set
-            .shards
-            .iter()
-            .zip(&encodings)
-            .filter(|(_, encoding)| **encoding != Encoding::Plain);
-        let compressed: Vec<&Path> = compressed.filter_map(|(shard, _)| shard.file()).collect();
-        let piped = set.shards.iter().any(|shard| shard.file().is_none());
-        let cache = if compressed.is_empty() && !piped {
-            None
-        } else {
-            let dir = cache_dir.map_or_else(ShardCache::default_dir, Path::to_path_buf);
-            Some(ShardCache::open(&dir, cache_bytes, &compressed)?)
-        };
+    fn new(set: &ShardSet, access: Access, indexes: Indexes) -> Result<Self> {
         let indexes = if indexes == Indexes::Use {
-            read_indexes(set)?
+            read_indexes(set, &access.net)?
         } else {
             HashMap::new()
         };
         Ok(Self {
-            encodings,
-            cache,
+            access,
+            cache: std::sync::OnceLock::new(),
             indexes,
         })
     }
 
+    /// The cache, made when it is first needed.
+    fn cache(&self) -> Result<&Arc<ShardCache>> {
+        if let Some(cache) = self.cache.get() {
+            return Ok(cache);
+        }
+        let dir = self.access.cache_dir.clone();
+        let dir = dir.unwrap_or_else(ShardCache::default_dir);
+        let cache = Arc::new(ShardCache::open(&dir, self.access.cache_bytes)?);
+        Ok(self.cache.get_or_init(|| cache))
+    }
+
+    /// Where the shard is, its length as stored, and how it is stored.
+    fn find(&self, shard: &ShardRef, keep_open: bool) -> Result<(Found, u64, Encoding)> {
+        let cached = |stored, encoding| {
+            Found::Cached(Origin {
+                name: shard.name.clone(),
+                stored,
+                encoding,
+            })
+        };
+        match &shard.place {
+            Place::File(path) => {
+                let file = LocalFile::open(path, keep_open)?;
+                let (size, encoding) = (file.size(), encoding_of(path)?);
+                let found = match encoding {
+                    Encoding::Plain => Found::Here(file.into()),
+                    _ => cached(Stored::Local(path.clone()), encoding),
+                };
+                Ok((found, size, encoding))
+            }
+            Place::Pipe(command) => {
+                let file = self.cache()?.piped(command)?;
+                let size = file.size();
+                Ok((Found::Here(file.into()), size, Encoding::Plain))
+            }
+            #[cfg(not(feature = "remote"))]
+            Place::Url(url) => self.access.net.open(url).map(|opened| {
+                (
+                    cached(Stored::Local(PathBuf::new()), opened.encoding),
+                    opened.size,
+                    opened.encoding,
+                )
+            }),
+            #[cfg(feature = "remote")]
+            Place::Url(url) => {
+                let opened = self.access.net.open(url)?;
+                let (size, encoding) = (opened.size, opened.encoding);
+                let in_place =
+                    encoding == Encoding::Plain && opened.ranges && self.access.cache_dir.is_none();
+                let found = if in_place {
+                    Found::Here(opened.file.into())
+                } else {
+                    cached(
+                        Stored::Remote {
+                            file: opened.file,
+                            ranges: opened.ranges,
+                        },
+                        encoding,
+                    )
+                };
+                Ok((found, size, encoding))
+            }
+        }
+    }
+
     fn open(&self, place: usize, shard: &ShardRef) -> Result<OpenShard> {
         let keep_open = place < KEPT_OPEN;
-        let encoding = self.encodings[place];
-        let (source, stored_bytes) = match (&shard.place, &self.cache) {
-            (Place::File(path), Some(cache)) if encoding == Encoding::Gzip => {
-                let stored = std::fs::metadata(path)
-                    .map_err(Error::io("read", path))?
-                    .len();
-                (cache.inflated(path, keep_open)?, stored)
-            }
-            (Place::File(path), _) => {
-                let source = Source::open(path, keep_open)?;
-                let size = source.size();
-                (source, size)
-            }
-            (Place::Pipe(command), cache) => {
-                let cache = cache.as_ref().ok_or_else(|| Error::Pipe {
-                    command: command.clone(),
-                    reason: "needs a cache folder".into(),
-                })?;
-                let source = cache.piped(command)?;
-                let size = source.size();
-                (source, size)
+        let (found, stored_bytes, encoding) = self.find(shard, keep_open)?;
+        let entry = shard
+            .folder()
+            .and_then(|folder| self.indexes.get(&folder)?.get(shard.base_name()));
+        let mut source = match found {
+            Found::Here(source) => source,
+            Found::Cached(origin) => {
+                let size = match encoding {
+                    Encoding::Plain => Some(stored_bytes),
+                    _ => entry.and_then(|entry| entry.tar_bytes(stored_bytes)),
+                };
+                CachedFile::open(self.cache()?, origin, size, keep_open)?.into()
             }
         };
         let mut notes = Vec::new();
-        let entry = shard
-            .file()
-            .and_then(Path::parent)
-            .and_then(|dir| self.indexes.get(dir)?.get(shard.base_name()));
-        let table = match entry.map(|entry| entry.table(stored_bytes, &source)) {
+        let table = match entry.map(|entry| entry.table(stored_bytes, &mut source)) {
             Some(Ok(table)) => table,
             Some(Err(reason)) => {
                 notes.push(format!("does not fit its entry in {INDEX_FILE} ({reason}); reading the tar instead. Run `mae index`"));
@@ -172,27 +230,76 @@ impl Opener {
             notes,
         })
     }
+
+    /// Says what costs time or is done over and over, and what to do about it.
+    fn report(&self, shards: &[OpenShard]) {
+        let unread = shards
+            .iter()
+            .filter(|shard| !shard.indexed && shard.source.reads_in_chunks());
+        let (count, bytes) = unread.fold((0, 0), |(count, bytes), shard| {
+            (count + 1, bytes + shard.stored_bytes)
+        });
+        if count > 0 {
+            tracing::warn!(
+                "{count} shards on servers have no entry in an index beside them: all of their {bytes} bytes were read to find the samples. \
+                 `mae index SPEC --output FILE` makes an index, to be put beside them as {INDEX_FILE} or named in their place"
+            );
+        }
+        let cached: u64 = shards.iter().map(|shard| shard.source.cached_bytes()).sum();
+        if let Some(cache) = self.cache.get().filter(|cache| cached > cache.limit()) {
+            tracing::warn!(
+                "the cache may hold {} bytes (--cache-size) and the shards are {cached}: what is shuffled over all shards (--window) is fetched \
+                 or inflated again and again",
+                cache.limit()
+            );
+        }
+    }
+}
+
+/// How the file at `path` is stored.
+fn encoding_of(path: &Path) -> Result<Encoding> {
+    let mut head = Vec::with_capacity(8);
+    File::open(path)
+        .map_err(Error::io("open shard", path))?
+        .take(8)
+        .read_to_end(&mut head)
+        .map_err(Error::io("read", path))?;
+    Encoding::sniff(&head).map_err(|kind| Error::Spec {
+        spec: path.display().to_string(),
+        reason: format!(
+            "{kind} compression is not supported: decompress it, or use `pipe:{kind} -dc FILE`"
+        ),
+    })
 }
 
 /// The index of each folder with shards. One that is of no use is passed over with a warning: the tars are the truth.
-fn read_indexes(set: &ShardSet) -> Result<HashMap<PathBuf, HashMap<String, IndexEntry>>> {
-    let mut indexes = HashMap::new();
-    for dir in set.shards.iter().filter_map(|shard| shard.file()?.parent()) {
-        if indexes.contains_key(dir) {
-            continue;
-        }
-        let index = Index::read(&dir.join(INDEX_FILE)).unwrap_or_else(|error| {
-            tracing::warn!("{error}; reading the tars instead");
-            None
-        });
+fn read_indexes(set: &ShardSet, net: &Net) -> Result<HashMap<Folder, HashMap<String, IndexEntry>>> {
+    let folders: BTreeSet<Folder> = set.shards.iter().filter_map(ShardRef::folder).collect();
+    let mut indexes: HashMap<Folder, HashMap<String, IndexEntry>> = HashMap::new();
+    for folder in folders {
+        let index = folder
+            .read(INDEX_FILE, net)
+            .and_then(|found| {
+                found
+                    .map(|(name, bytes)| Index::parse(&bytes, &name))
+                    .transpose()
+            })
+            .unwrap_or_else(|error| {
+                tracing::warn!("{error}; reading the tars instead");
+                None
+            });
         let entries = index.unwrap_or_default().shardlist;
-        indexes.insert(
-            dir.to_path_buf(),
-            entries
-                .into_iter()
-                .map(|e| (e.url.clone(), e))
-                .collect::<HashMap<_, _>>(),
-        );
+        let by_name = entries.into_iter().map(|e| (e.url.clone(), e)).collect();
+        indexes.insert(folder, by_name);
+    }
+    // An index that was named itself speaks for shards wherever they are.
+    for entry in &set.entries {
+        if let Some((folder, name)) = entry.url.rsplit_once('/') {
+            indexes
+                .entry(Folder::Remote(folder.to_owned()))
+                .or_default()
+                .insert(name.to_owned(), entry.clone());
+        }
     }
     for folder in &set.folders {
         let present: Vec<_> = set
@@ -200,7 +307,10 @@ fn read_indexes(set: &ShardSet) -> Result<HashMap<PathBuf, HashMap<String, Index
             .iter()
             .filter(|s| s.file().and_then(Path::parent) == Some(folder))
             .collect();
-        let listed = indexes.get(folder).into_iter().flat_map(HashMap::keys);
+        let listed = indexes
+            .get(&Folder::Local(folder.clone()))
+            .into_iter()
+            .flat_map(HashMap::keys);
         let missing = listed
             .filter(|url| !url.contains('/') && present.iter().all(|s| s.base_name() != *url))
             .min();

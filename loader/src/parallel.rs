@@ -4,13 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::error::Result;
 
-/// `f` of each item, in order; of several errors the first in order. After an error no new item is begun.
+/// `f` of each item, in order, on `at_least` so many threads (more than there are cores where `f` waits for servers); of several errors the first in order. After an error no new item is begun.
 pub(crate) fn try_map<T: Sync, R: Send>(
     items: &[T],
+    at_least: usize,
     f: impl Fn(usize, &T) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
+        .max(at_least)
         .min(items.len());
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || {
@@ -50,11 +52,15 @@ mod tests {
     fn keeps_order_and_gives_the_first_error() {
         let items: Vec<u32> = (0..1000).collect();
         assert_eq!(
-            try_map(&items, |_, x| Ok(x * 2)).unwrap(),
+            try_map(&items, 1, |_, x| Ok(x * 2)).unwrap(),
             items.iter().map(|x| x * 2).collect::<Vec<_>>()
         );
-        assert!(try_map::<u32, u32>(&[], |_, x| Ok(*x)).unwrap().is_empty());
-        let error = try_map(&items, |_, x| match x {
+        assert!(
+            try_map::<u32, u32>(&[], 1, |_, x| Ok(*x))
+                .unwrap()
+                .is_empty()
+        );
+        let error = try_map(&items, 1, |_, x| match x {
             17 | 900 => Err(Error::Thread {
                 reason: x.to_string(),
             }),

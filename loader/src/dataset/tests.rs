@@ -162,6 +162,18 @@ fn an_index_that_does_not_fit_gives_way_to_the_tar() {
     index.shardlist[1].filesize = stored.len() as u64;
     index.write(&path).unwrap();
 
+    // Nothing is inflated before it is read, unless it has to be.
+    let dataset = open(&dir, "none").unwrap();
+    let read = |dataset: &Dataset| {
+        let id = SampleId {
+            shard: 1,
+            ordinal: 0,
+        };
+        dataset.read_image(id, &mut Vec::new())
+    };
+    let error = read(&dataset).unwrap_err().to_string();
+    assert!(error.contains("mae index"), "{error}");
+
     let dataset = open(&dir, "none").unwrap();
     assert_eq!(
         dataset

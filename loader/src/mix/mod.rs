@@ -7,6 +7,7 @@ pub(crate) mod order;
 pub(crate) mod quota;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use self::order::{MixedOrder, PartOrder};
 use self::quota::{Quotas, TooSmall};
@@ -17,6 +18,7 @@ use crate::error::Result;
 use crate::order::Order;
 use crate::pipeline::Samples;
 use crate::sample::SampleId;
+use crate::source::Ahead;
 
 /// Data sets with their weights, to be drawn from by [`Loader::mixture`](crate::Loader::mixture). Cheap to clone.
 ///
@@ -231,9 +233,9 @@ impl Samples for Mixture {
         Mixture::describe(self, id)
     }
 
-    fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>) -> Result<()> {
+    fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>, ahead: &Ahead) -> Result<()> {
         let (dataset, id) = self.locate(id);
-        dataset.read_image(id, buffer)
+        dataset.read_image_ahead(id, buffer, ahead)
     }
 
     fn largest_image(&self) -> u64 {
@@ -241,15 +243,29 @@ impl Samples for Mixture {
         lengths.max().unwrap_or(0)
     }
 
-    fn will_need(&self, id: SampleId) {
-        let (dataset, id) = self.locate(id);
-        dataset.will_need(id);
+    fn announce(&self, ids: &[SampleId], stop: &Arc<AtomicBool>) -> Vec<Ahead> {
+        if let [part] = &*self.parts {
+            return part.dataset.announce(ids, stop);
+        }
+        let mut ahead = vec![Ahead::nothing(stop); ids.len()];
+        for (number, part) in self.parts.iter().enumerate() {
+            let of_part = (0..ids.len()).filter(|&place| self.part(ids[place].shard) == number);
+            let places: Vec<usize> = of_part.collect();
+            let own: Vec<SampleId> = places
+                .iter()
+                .map(|&place| self.locate(ids[place]).1)
+                .collect();
+            for (place, announced) in places.into_iter().zip(part.dataset.announce(&own, stop)) {
+                ahead[place] = announced;
+            }
+        }
+        ahead
     }
 
-    fn label(&self, id: SampleId) -> Result<Option<u32>> {
+    fn label(&self, id: SampleId, ahead: &Ahead) -> Result<Option<u32>> {
         let (dataset, id) = self.locate(id);
         match self.labels {
-            true => dataset.label(id),
+            true => dataset.label_ahead(id, ahead),
             false => Ok(None),
         }
     }

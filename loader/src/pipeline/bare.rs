@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::mix::order::Walk;
 use crate::rng::Key;
 use crate::sample::SampleId;
+use crate::source::Ahead;
 
 /// One thread's share of an epoch, over and over: read, decode, crop, resize and flip into the same memory, without batches, masks,
 /// other threads or hand-over. As many of them as threads give what a machine can do at best with this decoder.
@@ -61,7 +62,10 @@ impl BareLoop {
                 ..self.key
             };
             self.key.place += self.stride;
-            match self.images.make(sample, key, &mut self.pixels) {
+            match self
+                .images
+                .make(sample, &Ahead::default(), key, &mut self.pixels)
+            {
                 Ok(_) => return Ok(&self.pixels),
                 Err(Failure::Bad(reason)) => {
                     tracing::debug!("{}: {reason}", self.samples.describe(sample));

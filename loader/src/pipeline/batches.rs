@@ -91,6 +91,7 @@ impl Batches {
             from: next,
             free,
             stop: stop_planner,
+            unwanted: Arc::clone(&batches.stop),
             jobs,
             finished: publish.clone(),
         };

@@ -11,6 +11,7 @@ use crate::decode::{BadImage, Decoder};
 use crate::error::{Error, Result};
 use crate::rng::{Draws, Key, Purpose};
 use crate::sample::SampleId;
+use crate::source::Ahead;
 
 /// Why a sample is not in its slot.
 pub(super) enum Failure {
@@ -71,6 +72,7 @@ impl ImageMaker {
     pub(super) fn make(
         &mut self,
         sample: SampleId,
+        ahead: &Ahead,
         key: Key,
         pixels: &mut [u8],
     ) -> std::result::Result<u32, Failure> {
@@ -84,8 +86,8 @@ impl ImageMaker {
             plans,
         } = self;
         let label = timed(&counters.read, || -> Result<Option<u32>> {
-            samples.read_image(sample, bytes)?;
-            samples.label(sample)
+            samples.read_image(sample, bytes, ahead)?;
+            samples.label(sample, ahead)
         })?;
         add(&counters.bytes, bytes.len() as u64);
         plans.clear();

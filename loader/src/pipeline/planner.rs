@@ -1,6 +1,7 @@
 //! The planner: gives every place a slot, in order.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crossbeam::channel::{Receiver, Sender, select_biased};
 
@@ -10,6 +11,7 @@ use crate::batch::{Buffers, Finished};
 use crate::config::Settings;
 use crate::mix::order::MixedOrder;
 use crate::order::Cursor;
+use crate::sample::SampleId;
 
 /// Walks through the epochs from a cursor on.
 pub(super) struct Planner {
@@ -21,6 +23,8 @@ pub(super) struct Planner {
     pub(super) free: Receiver<Buffers>,
     /// Disconnected when the consumer goes away.
     pub(super) stop: Receiver<()>,
+    /// Set when the consumer goes away: what was announced is not read any more.
+    pub(super) unwanted: Arc<AtomicBool>,
     pub(super) jobs: Sender<Job>,
     pub(super) finished: Sender<Finished>,
 }
@@ -50,11 +54,19 @@ impl Planner {
                     }
                 } else {
                     let slots = buffers.open(sequence, cursor, length);
-                    for (slot, place) in slots.into_iter().zip(places) {
-                        let sample = order
-                            .sample(epoch, place)
-                            .expect("places end with the samples");
-                        self.samples.will_need(sample);
+                    let samples: Vec<SampleId> = places
+                        .clone()
+                        .map(|place| {
+                            order
+                                .sample(epoch, place)
+                                .expect("places end with the samples")
+                        })
+                        .collect();
+                    let announced = self.samples.announce(&samples, &self.unwanted);
+                    let announced = samples.into_iter().zip(announced);
+                    for ((slot, place), (sample, ahead)) in
+                        slots.into_iter().zip(places).zip(announced)
+                    {
                         if self
                             .jobs
                             .send(Job {
@@ -62,6 +74,7 @@ impl Planner {
                                 epoch,
                                 place,
                                 sample,
+                                ahead,
                             })
                             .is_err()
                         {

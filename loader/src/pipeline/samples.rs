@@ -1,7 +1,11 @@
 //! What the pipeline needs of its data. A trait of its own, so that tests can stand in data that misbehave.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use crate::error::Result;
 use crate::sample::SampleId;
+use crate::source::Ahead;
 
 /// Samples by number, from any thread.
 pub(crate) trait Samples: Send + Sync {
@@ -12,11 +16,11 @@ pub(crate) trait Samples: Send + Sync {
     /// Shard and key, for messages.
     fn describe(&self, id: SampleId) -> String;
     /// Reads the encoded image into `buffer`, in place of what is there.
-    fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>) -> Result<()>;
+    fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>, ahead: &Ahead) -> Result<()>;
     /// Length of the longest encoded image, in bytes.
     fn largest_image(&self) -> u64;
-    /// Announces that the image will be read soon.
-    fn will_need(&self, id: SampleId);
+    /// Announces that the samples will be read soon, each through what stands in its place in the result. Reads give up when `stop` is set.
+    fn announce(&self, ids: &[SampleId], stop: &Arc<AtomicBool>) -> Vec<Ahead>;
     /// The class index; `None` where the data set has no labels.
-    fn label(&self, id: SampleId) -> Result<Option<u32>>;
+    fn label(&self, id: SampleId, ahead: &Ahead) -> Result<Option<u32>>;
 }

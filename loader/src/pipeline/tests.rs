@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::mix::order::PartOrder;
 use crate::mix::quota::Quotas;
 use crate::order::{Order, Slices, Window};
+use crate::source::Ahead;
 
 /// Shards in memory: encoded images, labelled by ordinal.
 fn zune() -> AnyDecoder {
@@ -40,7 +42,7 @@ impl Samples for Fake {
     fn describe(&self, id: SampleId) -> String {
         format!("{}.tar: {}", id.shard, id.ordinal)
     }
-    fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>) -> Result<()> {
+    fn read_image(&self, id: SampleId, buffer: &mut Vec<u8>, _: &Ahead) -> Result<()> {
         if self.unreadable == Some(id) {
             let (sample, suffix) = (self.describe(id), "jpg".to_owned());
             return Err(Error::Member {
@@ -58,8 +60,10 @@ impl Samples for Fake {
         let lengths = self.shards.iter().flatten().map(|image| image.len() as u64);
         lengths.max().unwrap_or(0)
     }
-    fn will_need(&self, _: SampleId) {}
-    fn label(&self, id: SampleId) -> Result<Option<u32>> {
+    fn announce(&self, ids: &[SampleId], stop: &Arc<AtomicBool>) -> Vec<Ahead> {
+        vec![Ahead::nothing(stop); ids.len()]
+    }
+    fn label(&self, id: SampleId, _: &Ahead) -> Result<Option<u32>> {
         if self.unlabelled == Some(id) {
             return Err(Error::Label {
                 sample: self.describe(id),

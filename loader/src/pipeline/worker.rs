@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::mask::MaskSampler;
 use crate::rng::{Draws, Key, Purpose};
 use crate::sample::SampleId;
+use crate::source::Ahead;
 
 /// A slot to fill.
 pub(super) struct Job {
@@ -25,6 +26,8 @@ pub(super) struct Job {
     pub(super) epoch: u64,
     pub(super) place: u64,
     pub(super) sample: SampleId,
+    /// Its bytes, on their way.
+    pub(super) ahead: Ahead,
 }
 
 /// One worker thread and what it keeps between samples.
@@ -73,12 +76,13 @@ impl Worker {
                 epoch,
                 place,
                 sample,
+                ahead,
             } = job;
             if self.stop.load(Ordering::Relaxed) {
                 continue;
             }
             let filled = catch_unwind(AssertUnwindSafe(|| {
-                self.fill(&mut slot, epoch, place, sample)
+                self.fill(&mut slot, epoch, place, sample, &ahead)
             }));
             let failed = match filled {
                 Ok(Ok(())) => None,
@@ -104,7 +108,14 @@ impl Worker {
     }
 
     /// Fills a slot with `sample`, or with the next good one of its shard.
-    fn fill(&mut self, slot: &mut Slot, epoch: u64, place: u64, sample: SampleId) -> Result<()> {
+    fn fill(
+        &mut self,
+        slot: &mut Slot,
+        epoch: u64,
+        place: u64,
+        sample: SampleId,
+        ahead: &Ahead,
+    ) -> Result<()> {
         let key = Key {
             seed: self.settings.seed,
             epoch: self.settings.draw_epoch(epoch),
@@ -122,7 +133,7 @@ impl Worker {
             let ordinal = ((u64::from(sample.ordinal) + step) % count) as u32;
             let candidate = SampleId { ordinal, ..sample };
             // Each candidate for a slot is cropped with the same draws.
-            match self.images.make(candidate, key, parts.pixels) {
+            match self.images.make(candidate, ahead, key, parts.pixels) {
                 Ok(label) => {
                     parts.labels.fill(label);
                     found = Some(candidate);

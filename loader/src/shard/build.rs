@@ -10,8 +10,9 @@ use md5::{Digest, Md5};
 use super::index::{INDEX_FILE, Index, IndexEntry, IndexShard};
 use super::writer::hex;
 use crate::error::{Error, Result};
-use crate::open::{self, Indexes, OpenShard};
+use crate::open::{self, Access, Indexes, OpenShard};
 use crate::parallel;
+use crate::source::Net;
 use crate::spec::{self, Place};
 
 /// An index that was written.
@@ -37,7 +38,8 @@ pub fn build_index<S: AsRef<str>>(
     cache_bytes: u64,
     checksums: bool,
 ) -> Result<Vec<Built>> {
-    let set = spec::resolve(specs)?;
+    let net = Net::default();
+    let set = spec::resolve_on(specs, &net)?;
     if let Some(pipe) = set
         .shards
         .iter()
@@ -50,14 +52,19 @@ pub fn build_index<S: AsRef<str>>(
             reason,
         });
     }
-    let opened = open::open_all(&set, cache_dir, cache_bytes, Indexes::Ignore)?;
+    let access = Access {
+        cache_dir: cache_dir.map(Path::to_path_buf),
+        cache_bytes,
+        net,
+    };
+    let opened = open::open_all(&set, access, Indexes::Ignore)?;
     let files: Vec<_> = set
         .shards
         .iter()
         .filter_map(|shard| shard.file())
         .zip(&opened)
         .collect();
-    let entries = parallel::try_map(&files, |_, (path, shard)| entry(path, shard, checksums))?;
+    let entries = parallel::try_map(&files, 1, |_, (path, shard)| entry(path, shard, checksums))?;
 
     let mut folders: BTreeMap<&Path, Vec<IndexEntry>> = BTreeMap::new();
     for ((path, _), entry) in files.iter().zip(entries) {

@@ -99,11 +99,16 @@ impl Index {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("read index", path)(e)),
         };
+        Self::parse(&text, path).map(Some)
+    }
+
+    /// Reads an index out of its text; `path` is for messages.
+    pub(crate) fn parse(text: &[u8], path: &Path) -> Result<Self> {
         let bad = |reason: String| Error::Index {
             path: path.to_path_buf(),
             reason,
         };
-        let index: Self = serde_json::from_slice(&text).map_err(|e| {
+        let index: Self = serde_json::from_slice(text).map_err(|e| {
             bad(format!(
                 "not a wids shard index ({e}); rebuild it with `mae index`"
             ))
@@ -114,7 +119,7 @@ impl Index {
                 index.kind, index.wids_version
             )));
         }
-        Ok(Some(index))
+        Ok(index)
     }
 
     /// Writes the index to `path`: under a temporary name, renamed when whole.
@@ -145,12 +150,18 @@ impl Index {
 }
 
 impl IndexEntry {
+    /// Length of the tar once inflated, where the entry says it of a file of `stored` bytes.
+    pub(crate) fn tar_bytes(&self, stored: u64) -> Option<u64> {
+        let members = self.members.as_ref()?;
+        (self.filesize == stored).then_some(members.tar_bytes)
+    }
+
     /// The members as a table, where the entry has them and fits the tar in `source`. `stored` is the length of the
     /// file as stored. Otherwise the reason why not.
     pub(crate) fn table(
         &self,
         stored: u64,
-        source: &Source,
+        source: &mut Source,
     ) -> std::result::Result<Option<ShardTable>, String> {
         let Some(members) = &self.members else {
             return Ok(None);
@@ -171,29 +182,14 @@ impl IndexEntry {
         let table = members.to_table()?;
         // A tar may change and keep its length; the headers of its first and last member tell most such changes.
         if let Some(last) = table.len().checked_sub(1) {
-            for sample in [table.sample(0), table.sample(last)] {
-                sample
-                    .members
-                    .iter()
-                    .try_for_each(|member| check_header(member, source))?;
-            }
+            let ends = [table.sample(0), table.sample(last)];
+            let members = ends
+                .iter()
+                .flat_map(|sample| sample.members.iter().cloned());
+            source.check_headers(members.collect())?;
         }
         Ok(Some(table))
     }
-}
-
-fn check_header(member: &Member, source: &Source) -> std::result::Result<(), String> {
-    let mut header = tar::Header::new_old();
-    let changed = || format!("the member at byte {} is no longer there", member.offset);
-    let at = member.offset.checked_sub(512).ok_or_else(changed)?;
-    source
-        .read_exact_at(header.as_mut_bytes(), at)
-        .map_err(|e| e.to_string())?;
-    // Sizes from 8 GiB on may be kept in another header.
-    let fits = header
-        .entry_size()
-        .is_ok_and(|size| size == member.size || member.size >= 8 << 30);
-    if fits { Ok(()) } else { Err(changed()) }
 }
 
 impl IndexShard {

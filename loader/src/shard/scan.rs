@@ -31,10 +31,7 @@ pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
         offset,
         reason,
     };
-    let mut archive = tar::Archive::new(SourceReader {
-        source,
-        position: 0,
-    });
+    let mut archive = tar::Archive::new(SourceReader::new(source));
     let mut table = ShardTable::default();
     let mut suffixes = Suffixes::default();
     let mut end = 0;
@@ -125,12 +122,15 @@ mod tests {
 
     use super::*;
     use crate::shard::testing::tar;
+    use crate::source::LocalFile;
 
     fn scan_bytes(bytes: &[u8]) -> Result<Scanned> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         scan(
-            &Source::from_file(file, Path::new("x.tar")).unwrap(),
+            &LocalFile::from_file(file, Path::new("x.tar"))
+                .unwrap()
+                .into(),
             "x.tar",
         )
     }

@@ -17,7 +17,7 @@ use super::index::{IndexEntry, IndexShard};
 use super::publish::{FinishedShard, ShardTarget, Temporary, Written, partial_path};
 use super::scan::scan;
 use crate::error::{Error, Result};
-use crate::source::Source;
+use crate::source::{LocalFile, Source};
 
 /// When a shard is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,10 +151,11 @@ impl ShardFile {
         file.sync_all()
             .map_err(|e| failed(refused(&e.to_string())))?;
 
-        let source = Source::from_file(
+        let source: Source = LocalFile::from_file(
             File::open(&temporary.0).map_err(Error::io("open", &temporary.0))?,
             &temporary.0,
-        )?;
+        )?
+        .into();
         let table = scan(&source, &name)?.table;
         if table.len() as u64 != count {
             return Err(failed(format!(

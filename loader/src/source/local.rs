@@ -10,21 +10,21 @@ use crate::error::{Error, Result};
 
 /// A local file of fixed length, read by offset.
 ///
-/// Large datasets have more shards than a process may have open files (often 1,024), so a source either keeps its file
+/// Large datasets have more shards than a process may have open files (often 1,024), so one either keeps its file
 /// open or opens it for each read: a few microseconds, against milliseconds for decoding the image.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct LocalFile {
     path: PathBuf,
     size: u64,
     file: Option<File>,
 }
 
-impl Source {
+impl LocalFile {
     /// Opens the file at `path`, to keep it open or not.
     ///
     /// # Errors
     /// Where the file cannot be opened or is not a regular file.
-    pub fn open(path: &Path, keep_open: bool) -> Result<Self> {
+    pub(crate) fn open(path: &Path, keep_open: bool) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let metadata = file.metadata().map_err(Error::io("read", path))?;
         if !metadata.is_file() {
@@ -42,7 +42,7 @@ impl Source {
         })
     }
 
-    /// A source over a file that may have no name any more.
+    /// One over a file that may have no name any more.
     pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
         let size = file.metadata().map_err(Error::io("read", path))?.len();
         Ok(Self {
@@ -52,19 +52,14 @@ impl Source {
         })
     }
 
-    /// Length in bytes when the source was opened.
-    pub fn size(&self) -> u64 {
+    /// Length in bytes when it was opened.
+    pub(crate) fn size(&self) -> u64 {
         self.size
-    }
-
-    /// The file that is read.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Asks the system to fetch these bytes ahead of their being read (`posix_fadvise`). Nothing fails: it is a hint, and a file that
     /// is opened for each read is not opened for it.
-    pub fn will_need(&self, offset: u64, length: u64) {
+    pub(crate) fn will_need(&self, offset: u64, length: u64) {
         if let (Some(file), length @ Some(_)) = (&self.file, NonZeroU64::new(length)) {
             let _ = rustix::fs::fadvise(file, offset, length, rustix::fs::Advice::WillNeed);
         }
@@ -74,42 +69,10 @@ impl Source {
     ///
     /// # Errors
     /// The system's, and `UnexpectedEof` where the file ends before.
-    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         match &self.file {
             Some(file) => file.read_exact_at(buffer, offset),
             None => File::open(&self.path)?.read_exact_at(buffer, offset),
         }
-    }
-}
-
-/// Reads a source from start to end, skipping cheaply; for the header scan.
-#[derive(Debug)]
-pub(crate) struct SourceReader<'a> {
-    pub(crate) source: &'a Source,
-    pub(crate) position: u64,
-}
-
-impl io::Read for SourceReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.source.size.saturating_sub(self.position);
-        let take = buffer
-            .len()
-            .min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.source
-            .read_exact_at(&mut buffer[..take], self.position)?;
-        self.position += take as u64;
-        Ok(take)
-    }
-}
-
-impl io::Seek for SourceReader<'_> {
-    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            io::SeekFrom::Start(offset) => Some(offset),
-            io::SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
-            io::SeekFrom::End(delta) => self.source.size.checked_add_signed(delta),
-        };
-        self.position = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(self.position)
     }
 }

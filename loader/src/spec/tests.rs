@@ -107,7 +107,7 @@ fn an_index_lists_only_its_own_folder() {
         "/etc/passwd",
         "pipe:id",
         "x/../../a.tar",
-        "http://host/a.tar",
+        "ftp://host/a.tar",
     ] {
         let error = index(hostile).unwrap_err();
         assert!(
@@ -151,7 +151,17 @@ fn expansion_is_counted_before_it_is_done() {
 }
 
 #[test]
-fn remote_names_say_what_to_use() {
-    let error = resolve(&["s3://bucket/a.tar"]).unwrap_err().to_string();
+fn urls_are_expanded_and_keep_their_secrets() {
+    let set = resolve(&["https://me:pw@host/a-{0..1}.tar?sig=x"]).unwrap();
+    let names: Vec<&str> = set.shards.iter().map(|shard| &*shard.name).collect();
+    assert_eq!(names, ["https://host/a-0.tar", "https://host/a-1.tar"]);
+    assert_eq!(set.shards[1].base_name(), "a-1.tar");
+    assert_eq!(
+        set.shards[0].place,
+        Place::Url("https://me:pw@host/a-0.tar?sig=x".into())
+    );
+    let error = resolve(&["ftp://host/a.tar"]).unwrap_err().to_string();
     assert!(error.contains("pipe:"), "{error}");
+    let error = resolve(&["s3://bucket/*.tar"]).unwrap_err().to_string();
+    assert!(error.contains("braces"), "{error}");
 }
