@@ -120,11 +120,11 @@ fn shards_that_python_wrote_are_read() {
         .mae(&[
             "inspect",
             &test,
-            "--cache-dir",
+            "--cache",
             "tiny",
-            "--cache-bytes",
+            "--cache-size",
             "1MB",
         ])
         .failed(1);
-    assert!(small.contains("--cache-bytes"), "{small}");
+    assert!(small.contains("--cache-size"), "{small}");
 }

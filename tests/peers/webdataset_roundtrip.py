@@ -161,7 +161,7 @@ def from_python(binary, folder, wids):
             writer.write({"__key__": f"z{number}", "png": np.asarray(picture(rng, 40, 25)), "cls": number})
 
     plain, packed = shards / "plain-{000000..000002}.tar", shards / "packed.tar.gz"
-    cache = ["--cache-dir", folder / "cache"]
+    cache = ["--cache", folder / "cache"]
 
     def inspect(spec, *arguments):
         report = json.loads(mae(binary, "inspect", "--json", "--all", *cache, *arguments, spec))

@@ -64,16 +64,17 @@ pub(crate) enum LogLevel {
     Trace,
 }
 
-/// Where compressed shards lie inflated.
+/// Where shards lie whole that are not read where they are.
 #[derive(Debug, Args)]
 pub(crate) struct CacheArgs {
-    /// Folder for inflated copies of compressed shards [default: one in the system's temporary folder]
+    /// Folder for shards that are compressed, or on servers without ranges; where it is given, shards of all servers are kept in it
+    /// [default: one in the system's temporary folder]
     #[arg(long, value_name = "DIR")]
-    pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) cache: Option<PathBuf>,
 
-    /// Most bytes in that folder
+    /// Most bytes in that folder: 50G, 500M, …
     #[arg(long, default_value = "32GiB", value_parser = parse_bytes, value_name = "SIZE")]
-    pub(crate) cache_bytes: u64,
+    pub(crate) cache_size: u64,
 }
 
 const OTHERS: &str = "Checkpoints of other programs";

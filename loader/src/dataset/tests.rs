@@ -1,10 +1,11 @@
 //! Opening datasets: images, labels, the index against the tars, the digest; and real shards where they are at hand.
 
 use std::fs;
+use std::path::Path;
 
 use super::*;
 use crate::shard::testing::{gzip, tar};
-use crate::shard::{INDEX_FILE, Index, build_index};
+use crate::shard::{BuildOptions, INDEX_FILE, Index, build_index};
 
 fn folder(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -25,6 +26,15 @@ fn open(dir: &tempfile::TempDir, labels: &str) -> Result<Dataset> {
 
 fn labels(dataset: &Dataset) -> Vec<Option<u32>> {
     dataset.ids().map(|id| dataset.label(id).unwrap()).collect()
+}
+
+fn build(cache: &Path, checksums: bool) -> BuildOptions {
+    BuildOptions {
+        cache_dir: Some(cache.to_path_buf()),
+        cache_bytes: 1 << 20,
+        checksums,
+        output: None,
+    }
 }
 
 #[test]
@@ -139,7 +149,7 @@ fn an_index_that_does_not_fit_gives_way_to_the_tar() {
     let dir = folder(&[("0.tar.gz", gzip(&before)), ("1.tar.gz", gzip(&before))]);
     let spec = [dir.path().to_str().unwrap()];
     let cache = dir.path().join("cache");
-    let built = build_index(&spec, Some(&cache), 1 << 20, true).unwrap();
+    let built = build_index(&spec, &build(&cache, true)).unwrap();
     assert_eq!((built[0].shards, built[0].samples), (2, 4));
     assert!(
         open(&dir, "none")
@@ -206,7 +216,7 @@ fn an_index_that_does_not_fit_gives_way_to_the_tar() {
         error.contains("0.tar.gz") && error.contains("not there"),
         "{error}"
     );
-    build_index(&spec, Some(&cache), 1 << 20, false).unwrap();
+    build_index(&spec, &build(&cache, false)).unwrap();
     assert_eq!(open(&dir, "none").unwrap().len(), 2);
 
     fs::write(&path, "{").unwrap();

@@ -10,7 +10,7 @@ mod table;
 pub(crate) mod testing;
 mod writer;
 
-pub use build::{Built, build_index};
+pub use build::{BuildOptions, Built, build_index};
 pub use index::{INDEX_FILE, Index, IndexEntry, IndexShard, Prepared};
 pub use pattern::ShardPattern;
 pub use publish::{FinishedShard, ShardTarget, Written};

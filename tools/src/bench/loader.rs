@@ -143,8 +143,8 @@ pub(crate) fn run(args: &LoaderArgs) -> anyhow::Result<Outcome> {
         return Err(crate::Usage("--seconds and --windows must be above 0".to_owned()).into());
     }
     let options = DatasetOptions {
-        cache_dir: args.cache.cache_dir.clone(),
-        cache_bytes: args.cache.cache_bytes,
+        cache_dir: args.cache.cache.clone(),
+        cache_bytes: args.cache.cache_size,
         ..DatasetOptions::default()
     };
     let dataset = Arc::new(Dataset::open(&args.data, &options)?);

@@ -61,8 +61,8 @@ struct ClassRow {
 pub(super) fn inspect(specs: &[String], args: &InspectArgs) -> Result<DatasetReport> {
     let options = DatasetOptions {
         labels: args.label_field.clone(),
-        cache_dir: args.cache.cache_dir.clone(),
-        cache_bytes: args.cache.cache_bytes,
+        cache_dir: args.cache.cache.clone(),
+        cache_bytes: args.cache.cache_size,
         ..DatasetOptions::default()
     };
     let dataset = Dataset::open(specs, &options)?;

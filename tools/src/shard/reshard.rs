@@ -47,8 +47,8 @@ fn holds_only_shards(folder: &Path) -> bool {
 pub(super) fn find(spec: &str, cache: &CacheArgs) -> Result<Found> {
     let options = DatasetOptions {
         labels: LabelSource::None,
-        cache_dir: cache.cache_dir.clone(),
-        cache_bytes: cache.cache_bytes,
+        cache_dir: cache.cache.clone(),
+        cache_bytes: cache.cache_size,
         ..DatasetOptions::default()
     };
     let dataset = Arc::new(Dataset::open(&[spec], &options)?);
