@@ -376,14 +376,6 @@ impl PretrainConfig {
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).map_err(|error| Error::Config(error.to_string()))
     }
-
-    /// The command that goes on with this run.
-    pub fn resume_command(&self) -> String {
-        format!(
-            "mae pretrain --config {} --resume auto",
-            shell_word(&self.output_dir.join(CONFIG_FILE))
-        )
-    }
 }
 
 /// Name of the resolved configuration in a run's folder.

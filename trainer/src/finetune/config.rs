@@ -11,7 +11,7 @@ use super::recipe::Recipe;
 use crate::checkpoint::foreign::ImportOptions;
 use crate::checkpoint::{RunConfig, RunKind};
 use crate::config::compare::differences;
-use crate::config::{CONFIG_FILE, DeviceKind, Difference, InputSize, Resume, shell_word};
+use crate::config::{DeviceKind, Difference, InputSize, Resume};
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
 
@@ -117,11 +117,8 @@ const FREE: &[&str] = &[
 impl RunConfig for FinetuneConfig {
     const KIND: RunKind = RunKind::Finetune;
 
-    fn resume_command(&self) -> String {
-        format!(
-            "mae finetune --config {} --resume auto",
-            shell_word(&self.output_dir.join(CONFIG_FILE))
-        )
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
     }
 }
 
