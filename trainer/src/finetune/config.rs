@@ -10,6 +10,7 @@ use super::raw::{AutoAugment, RawFinetune, label_field};
 use super::recipe::Recipe;
 use crate::checkpoint::foreign::ImportOptions;
 use crate::checkpoint::{RunConfig, RunKind};
+use crate::config::common::{self, invalid};
 use crate::config::compare::differences;
 use crate::config::{DeviceKind, Difference, InputSize, Resume};
 use crate::error::{Error, Result};
@@ -93,26 +94,8 @@ pub struct FinetuneConfig {
     pub eval_every: u64,
 }
 
-/// As in pre-training: nothing that enters the arithmetic or the order of samples.
-const FREE: &[&str] = &[
-    "checkpoint",
-    "checkpoint_key",
-    "data",
-    "val_data",
-    "output_dir",
-    "resume",
-    "threads",
-    "device",
-    "activation_checkpointing",
-    "model",
-    "max_bad_fraction",
-    "prefetch",
-    "cache_dir",
-    "cache_bytes",
-    "keep_last",
-    "log_every",
-    "eval_every",
-];
+/// Besides what no kind of run minds.
+const FREE: &[&str] = &["checkpoint", "checkpoint_key"];
 
 impl RunConfig for FinetuneConfig {
     const KIND: RunKind = RunKind::Finetune;
@@ -142,17 +125,9 @@ impl FinetuneConfig {
         let batch_size = raw.batch_size.unwrap_or(64);
         let accum_iter = raw.accum_iter.unwrap_or(1);
         let epochs = raw.epochs.unwrap_or(recipe.epochs);
-        let lr = match (raw.lr, raw.blr) {
-            (Some(_), Some(_)) => return invalid("--lr and --blr exclude each other; give one"),
-            (Some(lr), None) => lr,
-            (None, blr) => blr.unwrap_or(recipe.blr) * (batch_size * accum_iter) as f64 / 256.0,
-        };
-        let crop_scale = raw.crop_scale.unwrap_or_else(|| vec![0.08, 1.0]);
+        let lr = common::learning_rate((raw.lr, raw.blr), recipe.blr, batch_size * accum_iter)?;
         let decode_quality = raw.decode_quality.unwrap_or_default();
-        let decoder = raw.decoder.unwrap_or_default();
-        let decoder = decoder
-            .resolve(decode_quality)
-            .map_err(|reason| Error::Config(format!("--decoder {decoder}: {reason}")))?;
+        let decoder = common::decoder(raw.decoder, decode_quality)?;
         let device = raw.device.unwrap_or(DeviceKind::Cpu);
         let aa = match raw.aa {
             Some(aa) => aa,
@@ -166,9 +141,7 @@ impl FinetuneConfig {
             val_data: raw.val_data.unwrap_or_default(),
             label_field: Some(raw.label_field.unwrap_or_default()),
             classes: raw.classes,
-            output_dir: raw
-                .output_dir
-                .ok_or_else(|| Error::Config("where to? give --output-dir DIR".into()))?,
+            output_dir: common::output_dir(raw.output_dir)?,
             resume: raw.resume.unwrap_or(Resume::Never),
             seed: raw.seed.unwrap_or(0),
             threads: raw.threads.unwrap_or(0),
@@ -204,9 +177,7 @@ impl FinetuneConfig {
             }),
             clip_grad: raw.clip_grad,
             activation_checkpointing: raw.activation_checkpointing.unwrap_or(false),
-            crop_scale: <[f64; 2]>::try_from(crop_scale).map_err(|_| {
-                Error::Config("--crop-scale takes two numbers, as in 0.08,1.0".into())
-            })?,
+            crop_scale: common::crop_scale(raw.crop_scale, [0.08, 1.0])?,
             flip: raw.flip.unwrap_or(true),
             aa,
             reprob: raw.reprob.unwrap_or(0.25),
@@ -238,7 +209,7 @@ impl FinetuneConfig {
         if self.label_field == Some(LabelSource::None) {
             return invalid("fine-tuning needs labels: --label-field cannot be none");
         }
-        let positive = [
+        common::positive(&[
             ("--batch-size", self.batch_size as u64),
             ("--accum-iter", self.accum_iter as u64),
             ("--epochs", self.epochs),
@@ -247,30 +218,17 @@ impl FinetuneConfig {
             ("--log-every", self.log_every),
             ("--eval-every", self.eval_every),
             ("--classes", self.classes.unwrap_or(2) as u64),
-        ];
-        if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return invalid(format!("{flag} must be at least 1"));
-        }
-        let finite = [
+        ])?;
+        common::not_negative(&[
             ("--lr", self.lr),
             ("--min-lr", self.min_lr),
             ("--warmup-epochs", self.warmup_epochs),
             ("--weight-decay", self.weight_decay),
-        ];
-        if let Some((flag, value)) = finite
-            .iter()
-            .find(|(_, value)| !(value.is_finite() && *value >= 0.0))
-        {
-            return invalid(format!("{flag} must be a number of 0 or more, not {value}"));
-        }
-        for (flag, value) in [
+        ])?;
+        common::below_one(&[
             ("--drop-path", self.drop_path),
             ("--smoothing", self.smoothing),
-        ] {
-            if !(0.0..1.0).contains(&value) {
-                return invalid(format!("{flag} must lie in 0..1 (1 excluded), not {value}"));
-            }
-        }
+        ])?;
         for (flag, value) in [
             ("--reprob", self.reprob),
             ("--max-bad-fraction", self.max_bad_fraction),
@@ -285,32 +243,9 @@ impl FinetuneConfig {
                 self.layer_decay
             ));
         }
-        if let Some(norm) = self
-            .clip_grad
-            .filter(|norm| !(norm.is_finite() && *norm > 0.0))
-        {
-            return invalid(format!(
-                "--clip-grad must be above 0, not {norm}; leave it out to clip nothing"
-            ));
-        }
-        if self.warmup_epochs >= self.epochs as f64 {
-            return invalid(format!(
-                "a warm-up of {} epochs does not fit into {} epochs; lower --warmup-epochs or raise --epochs",
-                self.warmup_epochs, self.epochs
-            ));
-        }
-        if self.min_lr > self.lr {
-            return invalid(format!(
-                "--min-lr {} is above the peak learning rate {}",
-                self.min_lr, self.lr
-            ));
-        }
-        let [low, high] = self.crop_scale;
-        if !(low > 0.0 && low <= high && high <= 1.0) {
-            return invalid(format!(
-                "--crop-scale {low},{high} must be two shares with 0 < LOW <= HIGH <= 1"
-            ));
-        }
+        common::check_clip_grad(self.clip_grad)?;
+        common::check_schedule(&self.schedule())?;
+        common::check_crop_scale(self.crop_scale)?;
         if self.freeze_blocks > self.depth {
             return invalid(format!(
                 "--freeze-blocks {}: the model has {} blocks",
@@ -367,18 +302,12 @@ impl FinetuneConfig {
 
     /// Threads of the loader and, as many again, of the arithmetic.
     pub fn thread_budget(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        }
+        common::threads(self.threads)
     }
 
     /// What the step keeps of its forward pass.
     pub fn activations(&self) -> Activations {
-        match self.activation_checkpointing {
-            true => Activations::Recompute,
-            false => Activations::Keep,
-        }
+        common::activations(self.activation_checkpointing)
     }
 
     /// As TOML, which [`RawFinetune::from_toml_file`] reads.
@@ -386,7 +315,7 @@ impl FinetuneConfig {
     /// # Errors
     /// None for a configuration that was resolved.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|error| Error::Config(error.to_string()))
+        common::to_toml(self)
     }
 
     /// The settings of `self` (this run) that make it another run than `saved` (the checkpoint's).
@@ -477,6 +406,5 @@ fn named(name: &str, channels: Option<usize>) -> Result<VitConfig> {
     Ok(MaeConfig::named(name, (side, side), channels.unwrap_or(3))?.vit)
 }
 
-fn invalid<T>(message: impl Into<String>) -> Result<T> {
-    Err(Error::Config(message.into()))
-}
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use crate::config::raw::{one_or_many, over, read_toml};
 use crate::config::{DeviceKind, InputSize, Resume};
 use crate::error::Result;
 
+// Apart from RawPretrain, although much is the same: serde cannot flatten a part into a struct that denies unknown fields.
 /// Settings of a fine-tuning run as given; `None` is "not given".
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
