@@ -6,7 +6,7 @@ use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind, ImageSize, LabelSou
 use mae_model::{Activations, MaeConfig, Pooling, Precision, VitConfig};
 use serde::{Deserialize, Serialize};
 
-use super::raw::{AutoAugment, RawFinetune, label_field};
+use super::raw::{AutoAugment, RawFinetune};
 use super::recipe::Recipe;
 use crate::checkpoint::foreign::ImportOptions;
 use crate::checkpoint::{RunConfig, RunKind};
@@ -30,8 +30,7 @@ pub struct FinetuneConfig {
     pub data: Vec<String>,
     #[serde(default)]
     pub val_data: Vec<String>,
-    #[serde(with = "label_field")]
-    pub label_field: Option<LabelSource>,
+    pub label_field: LabelSource,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
     pub output_dir: PathBuf,
@@ -49,6 +48,8 @@ pub struct FinetuneConfig {
     pub dim: usize,
     pub depth: usize,
     pub heads: usize,
+    #[serde(default = "four")]
+    pub mlp_ratio: f32,
     pub norm_eps: f32,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub relative_positions: bool,
@@ -92,6 +93,11 @@ pub struct FinetuneConfig {
     pub keep_last: usize,
     pub log_every: u64,
     pub eval_every: u64,
+}
+
+/// The MLP ratio of runs whose settings say nothing of it.
+fn four() -> f32 {
+    4.0
 }
 
 /// Besides what no kind of run minds.
@@ -139,7 +145,7 @@ impl FinetuneConfig {
             from_scratch,
             data: raw.data.unwrap_or_default(),
             val_data: raw.val_data.unwrap_or_default(),
-            label_field: Some(raw.label_field.unwrap_or_default()),
+            label_field: raw.label_field.unwrap_or_default(),
             classes: raw.classes,
             output_dir: common::output_dir(raw.output_dir)?,
             resume: raw.resume.unwrap_or(Resume::Never),
@@ -154,6 +160,7 @@ impl FinetuneConfig {
             dim: base.dim,
             depth: base.depth,
             heads: base.heads,
+            mlp_ratio: base.mlp_ratio,
             norm_eps: base.norm_eps,
             relative_positions: base.relative_positions,
             mean: raw.mean.unwrap_or(base.mean),
@@ -206,7 +213,7 @@ impl FinetuneConfig {
         if self.data.is_empty() {
             return invalid("no data: give --data with tar shards, a folder of them, or a pattern");
         }
-        if self.label_field == Some(LabelSource::None) {
+        if self.label_field == LabelSource::None {
             return invalid("fine-tuning needs labels: --label-field cannot be none");
         }
         common::positive(&[
@@ -265,7 +272,7 @@ impl FinetuneConfig {
             dim: self.dim,
             depth: self.depth,
             heads: self.heads,
-            mlp_ratio: 4.0,
+            mlp_ratio: self.mlp_ratio,
             norm_eps: self.norm_eps,
             mean: self.mean.clone(),
             std: self.std.clone(),
@@ -330,8 +337,6 @@ fn architecture(
     from_scratch: bool,
     pretrained: impl FnOnce(&Path, &ImportOptions) -> Result<VitConfig>,
 ) -> Result<VitConfig> {
-    let dims = (raw.channels, raw.patch_size, raw.dim, raw.depth, raw.heads);
-    let known = (dims, raw.input_size, &raw.mean, &raw.std);
     let mut vit = match (&raw.checkpoint, from_scratch) {
         (Some(_), true) => return invalid("a checkpoint and --from-scratch exclude each other"),
         (None, false) => {
@@ -339,21 +344,10 @@ fn architecture(
                 "fine-tune what? give a checkpoint of `mae pretrain`, or --from-scratch with --model",
             );
         }
-        // Settings of an earlier start of the run: they are whole, and the checkpoint may be gone.
-        (Some(_), false)
-            if matches!(
-                known,
-                (
-                    (Some(_), Some(_), Some(_), Some(_), Some(_)),
-                    Some(_),
-                    Some(_),
-                    Some(_)
-                )
-            ) =>
-        {
-            named(MaeConfig::names().next().unwrap_or_default(), raw.channels)?
-        }
         (Some(path), false) => {
+            if let Some(vit) = resolved(raw) {
+                return Ok(vit);
+            }
             let options = ImportOptions {
                 heads: raw.heads,
                 key: raw.checkpoint_key.clone(),
@@ -395,9 +389,29 @@ fn architecture(
     set(&mut vit.dim, raw.dim);
     set(&mut vit.depth, raw.depth);
     set(&mut vit.heads, raw.heads);
+    vit.mlp_ratio = raw.mlp_ratio.unwrap_or(vit.mlp_ratio);
     vit.norm_eps = raw.norm_eps.unwrap_or(vit.norm_eps);
     vit.relative_positions = raw.relative_positions.unwrap_or(vit.relative_positions);
     Ok(vit)
+}
+
+/// The dimensions where the settings are those that an earlier start of the run resolved: they are whole, and the checkpoint may be
+/// gone.
+fn resolved(raw: &RawFinetune) -> Option<VitConfig> {
+    let input_size = raw.input_size?;
+    Some(VitConfig {
+        image_size: (input_size.height, input_size.width),
+        patch_size: raw.patch_size?,
+        channels: raw.channels?,
+        dim: raw.dim?,
+        depth: raw.depth?,
+        heads: raw.heads?,
+        mlp_ratio: raw.mlp_ratio.unwrap_or_else(four),
+        norm_eps: raw.norm_eps?,
+        mean: raw.mean.clone()?,
+        std: raw.std.clone()?,
+        relative_positions: raw.relative_positions.unwrap_or(false),
+    })
 }
 
 /// A named model's encoder at its own input size.

@@ -10,7 +10,7 @@ fn encoder() -> VitConfig {
         dim: 24,
         depth: 2,
         heads: 3,
-        mlp_ratio: 4.0,
+        mlp_ratio: 2.5,
         norm_eps: 1e-5,
         mean: vec![0.4],
         std: vec![0.3],
@@ -47,6 +47,46 @@ fn the_saved_file_is_the_same_configuration() {
     let config = resolve(raw()).unwrap();
     assert_eq!(config.vit(), encoder());
     assert_eq!(go_on(&config.to_toml().unwrap()), config);
+}
+
+#[test]
+fn settings_that_say_nothing_of_the_mlp_ratio_mean_4() {
+    let vit = VitConfig {
+        mlp_ratio: 4.0,
+        ..encoder()
+    };
+    let config = FinetuneConfig::resolve(raw(), |_, _| Ok(vit)).unwrap();
+    let toml = config.to_toml().unwrap();
+    let old = toml.replace("mlp_ratio = 4.0\n", "");
+    assert_ne!(old, toml);
+    assert_eq!(go_on(&old), config);
+    let mut state = serde_json::to_value(&config).unwrap();
+    state.as_object_mut().unwrap().remove("mlp_ratio");
+    assert_eq!(
+        serde_json::from_value::<FinetuneConfig>(state).unwrap(),
+        config
+    );
+    let other = resolve(raw()).unwrap();
+    let found = other.differences(&config);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        found[0].to_string(),
+        "mlp_ratio: the checkpoint has 4.0, this run 2.5"
+    );
+}
+
+#[test]
+fn dimensions_that_the_checkpoint_does_not_have_are_refused() {
+    // However many are given by flags: epsilon and MLP ratio have none, so the checkpoint is asked.
+    let config = resolve(raw()).unwrap();
+    let given = RawFinetune {
+        mlp_ratio: None,
+        norm_eps: None,
+        depth: Some(3),
+        ..reread(&config.to_toml().unwrap())
+    };
+    let found = resolve(given).unwrap_err().to_string();
+    assert!(found.contains("2 blocks"), "{found}");
 }
 
 /// A name in a list that no field has would be a setting silently compared.
