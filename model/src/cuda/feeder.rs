@@ -68,9 +68,9 @@ impl<T> Lanes<T> {
         batch: T,
         view: fn(&T) -> HostInput<'_>,
     ) -> Result<MaeInput> {
-        self.let_go(LANES - 1)?;
         let host = view(&batch);
         let [pixels, keep, restore] = MaeInput::check(config, host)?;
+        self.let_go(LANES - 1)?;
         let fits = |lane: &Lane| lane.pixels.dims() == pixels && lane.ids_keep.dims() == keep;
         if !self.lanes.iter().all(fits) {
             // Another shape: nothing of the old one is used any more once the device is through.

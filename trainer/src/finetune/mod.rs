@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::Tensor;
-use mae_loader::{Batches, HostBatch, MemoryBound, mix_draw};
+use mae_loader::{Batches, HostBatch, MemoryBound, Mixing, mix_draw};
 use mae_model::ops::augment::{Augmentation, PixelBox};
 use mae_model::{DropPath, VitClassifier, VitInput, VitTraining};
 
@@ -104,6 +104,8 @@ struct Run<'a> {
     stepper: Stepper,
     /// Of drop path, of each block.
     rates: Vec<f64>,
+    /// How batches are mixed.
+    mixing: Mixing,
     standing: Standing,
 }
 
@@ -173,6 +175,7 @@ impl<'a> Run<'a> {
             data,
             stepper,
             rates: if drops { rates } else { vec![] },
+            mixing: config.mixing()?,
             standing: Standing::new(plan, &config.output_dir, resumed),
         })
     }
@@ -278,8 +281,12 @@ impl<'a> Run<'a> {
                 self.data.train.describe(*id)
             )));
         }
-        let mixing = config.mixing()?;
-        let mix = mix_draw(&mixing, config.image_size(), config.seed, batch.cursor());
+        let mix = mix_draw(
+            &self.mixing,
+            config.image_size(),
+            config.seed,
+            batch.cursor(),
+        );
         let lambda = mix.as_ref().map(|mix| mix.lambda);
         let soft = targets::soft_targets(labels, classes, config.smoothing, lambda);
         let input = VitInput::labelled(vit, batch.pixels(), &soft)?;
