@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use crate::config::MaeConfig;
-use crate::mae::MaeInput;
+use crate::input::MaeInput;
 use crate::{Error, Result};
 
 /// A batch in the host's memory; lengths as in [`MaeInput::from_host`].

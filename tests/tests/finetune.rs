@@ -5,39 +5,21 @@ mod common;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use mae_model::{Encoder, FinalNorm, StateTensor, VitConfig};
 use mae_trainer::checkpoint::foreign::ImportOptions;
 use mae_trainer::finetune::pretrained;
 use mae_trainer::metrics::log::{self, LogLine};
-use mae_trainer::observer::StepReport;
+use mae_trainer::observer::StopAfter;
 use mae_trainer::{
-    FinetuneConfig, Observer, Outcome, PretrainConfig, RawFinetune, checkpoint, finetune, output,
-    pretrain,
+    FinetuneConfig, Outcome, PretrainConfig, RawFinetune, checkpoint, finetune, output, pretrain,
 };
-
-/// Raises the stop flag after an update.
-struct StopAfter<'a> {
-    step: u64,
-    stop: &'a AtomicBool,
-}
-
-impl Observer for StopAfter<'_> {
-    fn step(&mut self, report: &StepReport) {
-        if report.step == self.step {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-    }
-}
 
 fn tune(raw: RawFinetune, stop_after: Option<u64>) -> Result<Outcome, mae_trainer::Error> {
     let config = FinetuneConfig::resolve(raw, pretrained)?;
     let stop = AtomicBool::new(false);
-    let mut observer = StopAfter {
-        step: stop_after.unwrap_or(u64::MAX),
-        stop: &stop,
-    };
+    let mut observer = StopAfter::new(stop_after, &stop);
     finetune(&config, &stop, &mut observer)
 }
 

@@ -17,7 +17,7 @@ use super::failed;
 use crate::Result;
 use crate::config::MaeConfig;
 use crate::feed::HostInput;
-use crate::mae::MaeInput;
+use crate::input::MaeInput;
 
 /// Batches whose memory is on the device at a time; and batches that the host holds until they are copied.
 pub(crate) const LANES: usize = 3;
