@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// The member that holds a sample's label. Written as `none`, `cls`, or `json:FIELD` (also `meta.json:FIELD`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum LabelSource {
@@ -47,6 +49,20 @@ impl fmt::Display for LabelSource {
             Self::Cls => f.write_str("cls"),
             Self::Json { suffix, field } => write!(f, "{suffix}:{field}"),
         }
+    }
+}
+
+/// As its text.
+impl Serialize for LabelSource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for LabelSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -103,10 +119,18 @@ mod tests {
     #[test]
     fn label_sources_round_trip_through_text() {
         for text in ["none", "cls", "json:wnid", "meta.json:a:b"] {
-            assert_eq!(text.parse::<LabelSource>().unwrap().to_string(), text);
+            let source: LabelSource = text.parse().unwrap();
+            assert_eq!(source.to_string(), text);
+            let stored = serde_json::to_value(&source).unwrap();
+            assert_eq!(stored, text);
+            assert_eq!(
+                serde_json::from_value::<LabelSource>(stored).unwrap(),
+                source
+            );
         }
         for text in ["", "json", "json:", "cls:x", "txt:a"] {
             assert!(text.parse::<LabelSource>().is_err(), "{text}");
+            assert!(serde_json::from_value::<LabelSource>(text.into()).is_err());
         }
     }
 

@@ -13,7 +13,7 @@ use crate::ops::pool;
 use crate::params::{Params, ParamsBuilder, write_range};
 use crate::pos_embed;
 use crate::precision::Precision;
-use crate::stage::block::Activations;
+use crate::stage::stack::Activations;
 use crate::stage::trunk::{Training, Trunk, TrunkWorkspace};
 use crate::stage::{Norm, Planner};
 use crate::{Error, Result, on_compute_thread};

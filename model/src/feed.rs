@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use crate::config::MaeConfig;
-use crate::mae::MaeInput;
+use crate::input::MaeInput;
 use crate::{Error, Result};
 
 /// A batch in the host's memory; lengths as in [`MaeInput::from_host`].
@@ -48,12 +48,11 @@ impl<T> Feeder<T> {
     /// # Errors
     /// If lengths do not fit the model, the ids contradict each other, or the device fails.
     pub fn feed(&mut self, config: &MaeConfig, batch: T) -> Result<MaeInput> {
-        let host = (self.view)(&batch);
         #[cfg(feature = "cuda")]
         if let Some(lanes) = &mut self.lanes {
-            MaeInput::check(config, host)?;
             return lanes.feed(config, batch, self.view);
         }
+        let host = (self.view)(&batch);
         MaeInput::from_host(
             config,
             host.pixels,

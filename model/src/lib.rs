@@ -41,6 +41,7 @@ pub mod error;
 pub mod feed;
 pub mod flops;
 mod init;
+pub mod input;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
 pub mod kernels;
 pub mod mae;
@@ -66,7 +67,8 @@ pub use encoder::{Encoder, EncoderWorkspace, FinalNorm};
 pub use error::{Error, Result};
 pub use feed::{Feeder, HostInput};
 pub use flops::Flops;
-pub use mae::{Mae, MaeInput, MaeWorkspace};
+pub use input::MaeInput;
+pub use mae::{Mae, MaeWorkspace};
 pub use memory::StepMemory;
 pub use names::{StateDict, StateTensor};
 pub use ops::Accumulate;
@@ -74,7 +76,7 @@ pub use params::{ParamSpec, Params};
 pub use precision::Precision;
 pub use record::{Outcome, Record};
 pub use replay::Replay;
-pub use stage::block::Activations;
+pub use stage::stack::Activations;
 pub use vit::{VitClassifier, VitInput, VitTraining, VitWorkspace};
 
 /// Sets how many threads the CPU operations share. Call once, before the first operation; `0`

@@ -4,15 +4,16 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::config::MaeConfig;
 use crate::encoder::{Encoder, FinalNorm};
-use crate::feed::HostInput;
+use crate::input::MaeInput;
 use crate::names::{self, StateDict, StateTensor};
 use crate::ops::{Accumulate, reduce};
 use crate::params::{Params, ParamsBuilder, write_range};
 use crate::pos_embed;
 use crate::precision::Precision;
 use crate::record::Record;
-use crate::stage::block::{Activations, BlockDims, RemovedWorkspace, Stack, StackWorkspace};
+use crate::stage::block::BlockDims;
 use crate::stage::head::{PixelHead, PixelHeadWorkspace};
+use crate::stage::stack::{Activations, RemovedWorkspace, Stack, StackWorkspace};
 use crate::stage::trunk::Training;
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
 use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
@@ -34,130 +35,6 @@ pub struct Mae {
     unshuffle: Unshuffle,
     norm: Norm,
     trunk: Trunk,
-}
-
-/// One batch on the device.
-pub struct MaeInput {
-    pixels: Tensor,
-    ids_keep: Tensor,
-    ids_restore: Tensor,
-}
-
-impl MaeInput {
-    /// pixels `[B, H, W, C]`, visible patches `[B, K]`, and `ids_restore` `[B, L]`: where each patch
-    /// stands among the shuffled ones, the visible first.
-    ///
-    /// # Errors
-    /// If lengths do not fit each other and the model, or the ids contradict each other.
-    pub fn from_host(
-        config: &MaeConfig,
-        pixels: &[u8],
-        ids_keep: &[u32],
-        ids_restore: &[u32],
-        device: &Device,
-    ) -> Result<Self> {
-        let host = HostInput {
-            pixels,
-            ids_keep,
-            ids_restore,
-        };
-        let [pixels_shape, keep_shape, restore_shape] = Self::check(config, host)?;
-        Ok(Self {
-            pixels: Tensor::from_slice(pixels, pixels_shape, device)?,
-            ids_keep: Tensor::from_slice(ids_keep, keep_shape, device)?,
-            ids_restore: Tensor::from_slice(ids_restore, restore_shape, device)?,
-        })
-    }
-
-    /// Pixels, visible patches and `ids_restore` that are on the device and fit.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn from_device([pixels, ids_keep, ids_restore]: [Tensor; 3]) -> Self {
-        Self {
-            pixels,
-            ids_keep,
-            ids_restore,
-        }
-    }
-
-    /// The shapes of pixels, `ids_keep` and `ids_restore`, if they fit the model and each other.
-    pub(crate) fn check(config: &MaeConfig, host: HostInput<'_>) -> Result<[Vec<usize>; 3]> {
-        let HostInput {
-            pixels,
-            ids_keep,
-            ids_restore,
-        } = host;
-        let ((height, width), channels) = (config.vit.image_size, config.vit.channels);
-        let patches = config.patches();
-        let batch = pixels.len() / (height * width * channels);
-        let keep = ids_keep.len() / batch.max(1);
-        let check = |what, expected: Vec<usize>, actual: usize| {
-            if expected.iter().product::<usize>() == actual && batch > 0 {
-                return Ok(());
-            }
-            Err(Error::Shape {
-                what,
-                expected,
-                actual: vec![actual],
-            })
-        };
-        check(
-            "pixels",
-            vec![batch.max(1), height, width, channels],
-            pixels.len(),
-        )?;
-        check("ids_keep", vec![batch, keep.max(1)], ids_keep.len())?;
-        check("ids_restore", vec![batch, patches], ids_restore.len())?;
-        for (kept, restore) in ids_keep
-            .chunks_exact(keep)
-            .zip(ids_restore.chunks_exact(patches))
-        {
-            let agree = kept.iter().enumerate().all(|(i, &id)| {
-                restore
-                    .get(id as usize)
-                    .is_some_and(|&place| place as usize == i)
-            });
-            let mut seen = vec![false; patches];
-            let permutes = restore.iter().all(|&place| {
-                seen.get_mut(place as usize)
-                    .is_some_and(|seen| !std::mem::replace(seen, true))
-            });
-            if !(agree && permutes) {
-                return Err(Error::Config(
-                    "ids_restore is no permutation that puts ids_keep first".into(),
-                ));
-            }
-        }
-        Ok([
-            vec![batch, height, width, channels],
-            vec![batch, keep],
-            vec![batch, patches],
-        ])
-    }
-
-    /// Images in the batch.
-    pub fn batch(&self) -> usize {
-        self.pixels.dims()[0]
-    }
-
-    /// Visible patches of each image.
-    pub fn keep(&self) -> usize {
-        self.ids_keep.dims()[1]
-    }
-
-    /// Bytes `[B, H, W, C]`.
-    pub fn pixels(&self) -> &Tensor {
-        &self.pixels
-    }
-
-    /// `[B, K]`.
-    pub fn ids_keep(&self) -> &Tensor {
-        &self.ids_keep
-    }
-
-    /// `[B, L]`.
-    pub fn ids_restore(&self) -> &Tensor {
-        &self.ids_restore
-    }
 }
 
 /// Activations and scratch of the whole model for one batch shape.
@@ -361,11 +238,16 @@ impl Mae {
     pub fn forward(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
         on_compute_thread(self.device(), || {
             self.unshuffle(input, w)?;
-            let (ids, x) = (&input.ids_restore, &w.removed.output);
+            let (ids, x) = (input.ids_restore(), &w.removed.output);
             self.decoder
                 .forward_removed(&self.params, &w.decoder, ids, &w.removed)?;
-            self.head
-                .forward(&self.params, &self.config, x, (&input.pixels, ids), &w.head)
+            self.head.forward(
+                &self.params,
+                &self.config,
+                x,
+                (input.pixels(), ids),
+                &w.head,
+            )
         })
     }
 
@@ -388,7 +270,7 @@ impl Mae {
                 flat: grads,
                 mode,
             };
-            let (ids_restore, dx) = (&input.ids_restore, &w.decoder.gradient.full);
+            let (ids_restore, dx) = (input.ids_restore(), &w.decoder.gradient.full);
             let (removed, dremoved) = (&w.removed.output, &w.removed.gradient);
             self.head.backward(g, removed, &w.head, scale, dremoved)?;
             self.decoder
@@ -429,7 +311,7 @@ impl Mae {
                 actual,
             });
         }
-        let trunk_input = (&input.pixels, &input.ids_keep);
+        let trunk_input = (input.pixels(), input.ids_keep());
         self.trunk.forward(
             &self.params,
             trunk_input,
@@ -440,7 +322,7 @@ impl Mae {
         self.norm
             .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)?;
         let positions = &self.decoder_pos_embed;
-        let (ids, x) = (&input.ids_restore, w.decoder.input());
+        let (ids, x) = (input.ids_restore(), w.decoder.input());
         self.unshuffle
             .forward(&self.params, &w.latent, ids, positions, &w.unshuffle, x)
     }

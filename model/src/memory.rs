@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use crate::stage::Planner;
-use crate::stage::block::Activations;
+use crate::stage::stack::Activations;
 use crate::{Mae, Result};
 
 /// Besides what is planned: partial results and cuBLASLt's workspace on a GPU.

@@ -4,7 +4,7 @@
 
 use candle_core::Device;
 
-use crate::mae::MaeInput;
+use crate::input::MaeInput;
 use crate::{Accumulate, Error, Result};
 
 /// Records work and replays it.

@@ -12,8 +12,8 @@ use crate::params::{ParamId, Params, ParamsBuilder, write_range};
 use crate::pos_embed;
 use crate::precision::Precision;
 use crate::record::Record;
-use crate::stage::block::Activations;
 use crate::stage::head::{ClassHead, ClassHeadWorkspace};
+use crate::stage::stack::Activations;
 use crate::stage::trunk::{Training, Trunk, TrunkWorkspace};
 use crate::stage::{Grads, Planner};
 use crate::{Error, Result, on_compute_thread};
@@ -35,7 +35,6 @@ pub struct VitClassifier {
 /// One batch on the device.
 pub struct VitInput {
     pixels: Tensor,
-    ids: Tensor,
     targets: Option<Tensor>,
 }
 
@@ -46,8 +45,7 @@ impl VitInput {
     /// If the length does not fit the model.
     pub fn images(vit: &VitClassifier, pixels: &[u8]) -> Result<Self> {
         let ((height, width), channels) = (vit.config.image_size, vit.config.channels);
-        let (image, patches) = (height * width * channels, vit.config.patches());
-        let batch = pixels.len() / image;
+        let batch = pixels.len() / (height * width * channels);
         let expected = vec![batch.max(1), height, width, channels];
         if expected.iter().product::<usize>() != pixels.len() {
             return Err(Error::Shape {
@@ -56,11 +54,9 @@ impl VitInput {
                 actual: vec![pixels.len()],
             });
         }
-        let ids: Vec<u32> = (0..batch).flat_map(|_| 0..patches as u32).collect();
-        let device = vit.device();
+        let shape = (batch, height, width, channels);
         Ok(Self {
-            pixels: Tensor::from_slice(pixels, (batch, height, width, channels), device)?,
-            ids: Tensor::from_vec(ids, (batch, patches), device)?,
+            pixels: Tensor::from_slice(pixels, shape, vit.device())?,
             targets: None,
         })
     }
@@ -117,6 +113,8 @@ impl VitTraining {
 /// Activations and scratch for one batch size.
 pub struct VitWorkspace {
     batch: usize,
+    /// Every patch in order, `[B, L]`.
+    ids: Tensor,
     trunk: TrunkWorkspace,
     head: ClassHeadWorkspace,
     bytes: usize,
@@ -224,14 +222,16 @@ impl VitClassifier {
         if batch == 0 {
             return Err(Error::Config("a batch needs at least one image".into()));
         }
-        let config = &self.config;
+        let (config, patches) = (&self.config, self.config.patches());
+        let ids: Vec<u32> = (0..batch).flat_map(|_| 0..patches as u32).collect();
         let mut planner = Planner::new(self.device(), self.params.precision());
         if drop_path {
             planner = planner.with_drop_path();
         }
         Ok(VitWorkspace {
             batch,
-            trunk: TrunkWorkspace::new(config, batch, config.patches(), activations, &planner)?,
+            ids: Tensor::from_vec(ids, (batch, patches), self.device())?,
+            trunk: TrunkWorkspace::new(config, batch, patches, activations, &planner)?,
             head: ClassHeadWorkspace::new(config.dim, batch, self.classes, &planner)?,
             bytes: planner.bytes(),
         })
@@ -273,7 +273,7 @@ impl VitClassifier {
             });
         }
         on_compute_thread(self.device(), || {
-            let trunk_input = (&input.pixels, &input.ids);
+            let trunk_input = (&input.pixels, &w.ids);
             let positions = self.params.view(self.pos_embed);
             self.trunk
                 .forward(&self.params, trunk_input, positions, &w.trunk, training)?;

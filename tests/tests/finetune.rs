@@ -2,40 +2,24 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
+use mae_model::{Encoder, FinalNorm, StateTensor, VitConfig};
 use mae_trainer::checkpoint::foreign::ImportOptions;
 use mae_trainer::finetune::pretrained;
 use mae_trainer::metrics::log::{self, LogLine};
-use mae_trainer::observer::StepReport;
+use mae_trainer::observer::StopAfter;
 use mae_trainer::{
-    FinetuneConfig, Observer, Outcome, PretrainConfig, RawFinetune, checkpoint, finetune, output,
-    pretrain,
+    FinetuneConfig, Outcome, PretrainConfig, RawFinetune, checkpoint, finetune, output, pretrain,
 };
-
-/// Raises the stop flag after an update.
-struct StopAfter<'a> {
-    step: u64,
-    stop: &'a AtomicBool,
-}
-
-impl Observer for StopAfter<'_> {
-    fn step(&mut self, report: &StepReport) {
-        if report.step == self.step {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-    }
-}
 
 fn tune(raw: RawFinetune, stop_after: Option<u64>) -> Result<Outcome, mae_trainer::Error> {
     let config = FinetuneConfig::resolve(raw, pretrained)?;
     let stop = AtomicBool::new(false);
-    let mut observer = StopAfter {
-        step: stop_after.unwrap_or(u64::MAX),
-        stop: &stop,
-    };
+    let mut observer = StopAfter::new(stop_after, &stop);
     finetune(&config, &stop, &mut observer)
 }
 
@@ -181,6 +165,57 @@ fn frozen_blocks_stay_as_they_were() {
             );
         }
     }
+}
+
+#[test]
+fn an_encoder_of_another_mlp_ratio_is_tuned_and_gone_on_with() {
+    let root = tempfile::tempdir().unwrap();
+    setting(root.path());
+    let config = VitConfig {
+        image_size: (16, 16),
+        patch_size: 4,
+        channels: 3,
+        dim: 24,
+        depth: 2,
+        heads: 2,
+        mlp_ratio: 2.5,
+        norm_eps: 1e-6,
+        mean: vec![0.5; 3],
+        std: vec![0.5; 3],
+        relative_positions: false,
+    };
+    let encoder = Encoder::new(config, FinalNorm::Tokens, &candle_core::Device::Cpu, 3).unwrap();
+    let tensors: HashMap<String, candle_core::Tensor> = encoder
+        .state_dict()
+        .unwrap()
+        .into_iter()
+        .map(|(name, StateTensor { shape, data })| {
+            let tensor = candle_core::Tensor::from_vec(data, shape, &candle_core::Device::Cpu);
+            (name, tensor.unwrap())
+        })
+        .collect();
+    let path = root.path().join("wide.safetensors");
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+
+    let raw = RawFinetune {
+        checkpoint: Some(path.clone()),
+        input_size: Some("16".parse().unwrap()),
+        heads: Some(2),
+        epochs: Some(2),
+        ..small(root.path(), "wide")
+    };
+    assert!(matches!(tune(raw, Some(1)), Ok(Outcome::Stopped { .. })));
+    // What a run leaves says it all: the weights that it began with may go.
+    fs::remove_file(&path).unwrap();
+    let saved = RawFinetune::from_toml_file(&root.path().join("wide/config.toml")).unwrap();
+    assert_eq!(saved.mlp_ratio, Some(2.5));
+    let on = RawFinetune {
+        resume: Some("auto".parse().unwrap()),
+        ..saved
+    };
+    assert!(matches!(tune(on, None), Ok(Outcome::Finished(_))));
+    let hidden = &weights(&root.path().join("wide"))["blocks.0.mlp.fc1.weight"];
+    assert_eq!(hidden.shape, [60, 24]);
 }
 
 #[test]

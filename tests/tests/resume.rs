@@ -7,42 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mae_trainer::metrics::log::{self, LogLine};
-use mae_trainer::observer::{Start, StepReport};
+use mae_trainer::observer::StopAfter;
 use mae_trainer::{
     Error, Observer, Outcome, PretrainConfig, RawPretrain, checkpoint, output, pretrain,
 };
 use tempfile::TempDir;
 
-/// Raises the stop flag after an update.
-struct StopAfter<'a> {
-    step: u64,
-    stop: &'a AtomicBool,
-    began_at: Option<u64>,
-}
-
-impl Observer for StopAfter<'_> {
-    fn started(&mut self, start: &Start<'_>) {
-        self.began_at = Some(start.step);
-    }
-
-    fn step(&mut self, report: &StepReport) {
-        if report.step == self.step {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
 /// Trains until done or until `stop_after` updates; returns the outcome and the step at which this part began.
 fn train(raw: RawPretrain, stop_after: Option<u64>) -> Result<(Outcome, u64), Error> {
     let config = PretrainConfig::resolve(raw)?;
     let stop = AtomicBool::new(false);
-    let mut observer = StopAfter {
-        step: stop_after.unwrap_or(u64::MAX),
-        stop: &stop,
-        began_at: None,
-    };
+    let mut observer = StopAfter::new(stop_after, &stop);
     let outcome = pretrain(&config, &stop, &mut observer)?;
-    Ok((outcome, observer.began_at.unwrap()))
+    Ok((outcome, observer.began_at().unwrap()))
 }
 
 fn resumed(raw: RawPretrain) -> RawPretrain {

@@ -14,6 +14,7 @@ mod made;
 mod pretrain;
 mod progress;
 mod report;
+mod run;
 mod selftest;
 mod shard;
 mod table;

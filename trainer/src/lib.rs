@@ -18,8 +18,10 @@ pub mod optim;
 pub mod output;
 pub mod picture;
 pub mod pretrain;
+mod run;
 pub mod schedule;
 pub mod step;
+mod update;
 mod validate;
 
 pub use config::{PretrainConfig, RawPretrain};

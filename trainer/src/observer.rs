@@ -1,6 +1,7 @@
 //! What a run tells whoever watches it: a progress bar, a test, nobody. Watching changes nothing.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mae_loader::MemoryBound;
@@ -128,3 +129,43 @@ pub trait Observer {
 pub struct Unobserved;
 
 impl Observer for Unobserved {}
+
+/// Raises a run's stop flag after an update, as a signal would: to see that what goes on from there comes to the same.
+#[derive(Debug)]
+pub struct StopAfter<'a> {
+    step: Option<u64>,
+    stop: &'a AtomicBool,
+    began_at: Option<u64>,
+}
+
+impl<'a> StopAfter<'a> {
+    /// Raises `stop` after update number `step`, counted from 1; never if there is none.
+    pub fn new(step: Option<u64>, stop: &'a AtomicBool) -> Self {
+        Self {
+            step,
+            stop,
+            began_at: None,
+        }
+    }
+
+    /// How many updates were done before the run, once it has started.
+    pub fn began_at(&self) -> Option<u64> {
+        self.began_at
+    }
+}
+
+impl Observer for StopAfter<'_> {
+    fn started(&mut self, start: &Start<'_>) {
+        self.began_at = Some(start.step);
+    }
+
+    fn finetuning(&mut self, start: &FinetuneStart<'_>) {
+        self.began_at = Some(start.step);
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        if self.step == Some(report.step) {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,27 +1,26 @@
 //! The pre-training run: the loop, and when to log, validate, draw and save.
 //!
-//! The arithmetic of an update is `step`'s, what the output folder may hold [`crate::output`]'s.
+//! The arithmetic of an update is `step`'s, what the output folder may hold [`crate::output`]'s, where a run stands `run`'s.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mae_loader::{Batches, Cursor, HostBatch, SampleId};
+use mae_loader::{Batches, HostBatch};
 use mae_model::{Feeder, Mae};
 
 use crate::checkpoint::retention::Retention;
-use crate::checkpoint::{self, Checkpoint, RunKind, RunState, VERSION};
+use crate::checkpoint::{Checkpoint, RunConfig as _};
 use crate::config::PretrainConfig;
 use crate::data::Data;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::metrics::log::{DataCount, EpochLine, Log, LogLine, StepLine};
-use crate::metrics::throughput::Throughput;
-use crate::observer::{Observer, Outcome, Start, StepReport, Summary};
+use crate::metrics::log::DataCount;
+use crate::observer::{Observer, Outcome, Start};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
+use crate::run::{Journal, Plan, Saving, Standing, Underway, next_batch};
 use crate::step::{Stepper, host_input};
 use crate::validate;
 
@@ -52,12 +51,8 @@ pub fn pretrain(
     let mut run = Run::new(config, &data, checkpoint.as_ref())?;
     let settings = (config.to_toml()?, config.resume_command());
     output::prepare(&config.output_dir, settings)?;
-    let mut log = Log::open(
-        &output::log_path(&config.output_dir),
-        run.progress.step,
-        run.epoch_is_open(),
-    )?;
-    observer.started(&Start {
+    let mut journal = Journal::open(&config.output_dir, &run.standing, observer)?;
+    journal.observer.started(&Start {
         config,
         parameters: run.stepper.mae.params.count(),
         samples: data.train.len(),
@@ -67,67 +62,33 @@ pub fn pretrain(
         loader_memory: data.loader.memory_bound(),
         step_memory: run.stepper.memory(),
         steps_per_epoch: data.steps_per_epoch,
-        total_steps: run.total_steps,
-        step: run.progress.step,
+        total_steps: run.standing.plan.total_steps,
+        step: run.standing.progress.step,
         resumed: checkpoint
             .as_ref()
             .map(|checkpoint| checkpoint.info.path.as_path()),
     });
     drop(checkpoint);
-    run.go(&mut log, stop, observer)
+    run.go(stop, &mut journal)
 }
 
 /// Updates whose outcome may be unknown before the host waits for the first: enough for a GPU never to run dry.
 const UNDERWAY: usize = 3;
-
-/// An update that is queued.
-struct Underway {
-    step: u64,
-    epoch: u64,
-    lr: f64,
-    images: u64,
-    samples: Vec<SampleId>,
-    begun: Instant,
-    /// How long it waited for data.
-    waited: Duration,
-}
-
-/// Where a run stands between two updates, the queued ones done.
-#[derive(Clone, Copy, Debug, Default)]
-struct Progress {
-    /// Updates done.
-    step: u64,
-    /// The epoch, counted from 0, whose updates are being done or whose end is to come.
-    epoch: u64,
-    /// Updates done in it.
-    within: u64,
-    /// Sum of their losses.
-    epoch_loss: f64,
-}
 
 struct Run<'a> {
     config: &'a PretrainConfig,
     data: &'a Data,
     stepper: Stepper,
     feeder: Feeder<HostBatch>,
-    progress: Progress,
+    standing: Standing,
     /// Updates that are queued, the first first, and what they came to is not known yet. None, where the host computes.
     underway: VecDeque<Underway>,
     /// Samples of each data set in the epoch's updates so far.
     data_samples: Vec<u64>,
-    total_steps: u64,
-    /// Seconds of training in earlier parts of the run.
-    seconds_before: f64,
-    started: Instant,
-    /// The checkpoint that stands for a step, if any does.
-    saved: Option<(u64, PathBuf)>,
     /// The step at which the last picture was drawn.
     drawn: Option<u64>,
-    last_epoch: Option<EpochLine>,
     /// How long the device had waited for data by then, where it counts.
     device_waited: Duration,
-    /// When an update was last known to be done.
-    last_done: Instant,
 }
 
 impl<'a> Run<'a> {
@@ -146,24 +107,16 @@ impl<'a> Run<'a> {
             weight_decay: config.weight_decay,
         };
         let mut adamw = AdamW::new(&mae.params, settings)?;
-        let mut progress = Progress::default();
         let mut data_samples = vec![0; data.train.datasets().len()];
         if let Some(checkpoint) = checkpoint {
-            let state = &checkpoint.info.state;
             mae.load_state_dict(&checkpoint.model)?;
             adamw.load_state(&mae.params, &checkpoint.optimizer)?;
-            progress = Progress {
-                step: state.step,
-                epoch: state.epoch,
-                within: state.batch / config.accum_iter as u64,
-                epoch_loss: state.epoch_loss,
-            };
             // A checkpoint of a version that did not count has none.
-            for (count, saved) in data_samples.iter_mut().zip(&state.data_samples) {
+            let saved = &checkpoint.info.state.data_samples;
+            for (count, saved) in data_samples.iter_mut().zip(saved) {
                 *count = *saved;
             }
         }
-        let whole = config.epochs.saturating_mul(data.steps_per_epoch);
         let mut stepper = Stepper::new(
             mae,
             adamw,
@@ -174,176 +127,109 @@ impl<'a> Run<'a> {
         if config.cuda_graphs {
             stepper.use_graphs()?;
         }
+        let whole = config.epochs.saturating_mul(data.steps_per_epoch);
+        let plan = Plan {
+            accum_iter: config.accum_iter,
+            batches_per_epoch: data.loader.steps_per_epoch(),
+            steps_per_epoch: data.steps_per_epoch,
+            total_steps: config.max_steps.map_or(whole, |most| most.min(whole)),
+            schedule: config.schedule(),
+            log_every: config.log_every,
+            clips: config.clip_grad.is_some(),
+        };
         Ok(Run {
             config,
             data,
             stepper,
             feeder: Feeder::new(&device, host_input)?,
-            progress,
+            standing: Standing::new(plan, &config.output_dir, checkpoint),
             underway: VecDeque::new(),
             data_samples,
-            total_steps: config.max_steps.map_or(whole, |most| most.min(whole)),
-            seconds_before: checkpoint.map_or(0.0, |checkpoint| checkpoint.info.state.seconds),
-            started: Instant::now(),
-            saved: checkpoint
-                .filter(|checkpoint| output::holds(&config.output_dir, &checkpoint.info.path))
-                .map(|checkpoint| (checkpoint.info.state.step, checkpoint.info.path.clone())),
             drawn: None,
-            last_epoch: None,
             device_waited: Duration::ZERO,
-            last_done: Instant::now(),
         })
     }
 
-    /// Whether an epoch's updates are done and its end (validation, its log line) is not.
-    fn epoch_is_open(&self) -> bool {
-        self.progress.within == self.data.steps_per_epoch
-    }
-
-    fn go(
-        &mut self,
-        log: &mut Log,
-        stop: &AtomicBool,
-        observer: &mut dyn Observer,
-    ) -> Result<Outcome> {
-        let accum = self.config.accum_iter as u64;
-        let mut batches = self.data.loader.batches(Cursor {
-            epoch: self.progress.epoch,
-            step: self.progress.within * accum,
-        });
-        let mut throughput = Throughput::new(Instant::now());
+    fn go(&mut self, stop: &AtomicBool, journal: &mut Journal<'_>) -> Result<Outcome> {
+        let mut batches = self.data.loader.batches(self.standing.cursor(0));
         loop {
-            let at_epoch_end = self.epoch_is_open();
+            let at_epoch_end = self.standing.epoch_is_open();
             if at_epoch_end {
-                self.conclude(0, &mut throughput, log, observer)?;
+                self.conclude(0, journal)?;
             }
-            if at_epoch_end && self.end_epoch(log, stop, observer)? {
-                // Validation takes its own time, which is not the training's speed.
-                throughput = Throughput::new(Instant::now());
+            if at_epoch_end && self.end_epoch(stop, journal)? {
+                journal.begin();
             }
+            let step = self.standing.progress.step;
             let due = match self.config.checkpoint_every {
-                Some(every) => self.progress.step > 0 && self.progress.step.is_multiple_of(every),
+                Some(every) => step > 0 && step.is_multiple_of(every),
                 None => at_epoch_end,
             };
             let stopping = stop.load(Ordering::Relaxed);
-            let finished = self.progress.step >= self.total_steps && !self.epoch_is_open();
+            let finished = self.standing.is_finished();
             if at_epoch_end || due {
                 // What a GPU waits for is not data.
                 self.feeder.pause();
             }
             if due || stopping || finished {
-                self.conclude(0, &mut throughput, log, observer)?;
+                self.conclude(0, journal)?;
             }
             if finished {
-                self.draw(&format!("step-{:08}", self.progress.step), observer)?;
+                self.draw(&format!("step-{step:08}"), journal)?;
             }
             if due || stopping || finished {
-                self.save(log, observer)?;
+                self.save(journal)?;
             }
             if finished {
-                return Ok(Outcome::Finished(self.summary()));
+                return Ok(self.standing.finished());
             }
             if stopping {
-                let (step, checkpoint) = self.saved.clone().unwrap_or_default();
-                return Ok(Outcome::Stopped { checkpoint, step });
+                return Ok(self.standing.stopped());
             }
-            self.update(&mut batches, &mut throughput, log, observer)?;
+            self.update(&mut batches, journal)?;
         }
     }
 
     /// Queues an update, and reports those that are done.
-    fn update(
-        &mut self,
-        batches: &mut Batches,
-        throughput: &mut Throughput,
-        log: &mut Log,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        let (config, data) = (self.config, self.data);
+    fn update(&mut self, batches: &mut Batches, journal: &mut Journal<'_>) -> Result<()> {
+        let accum = self.config.accum_iter;
         let (begun, waited_before) = (Instant::now(), batches.waited());
-        let Progress {
-            step,
-            epoch,
-            within,
-            ..
-        } = self.progress;
-        let number = step + 1;
-        let accum = config.accum_iter as u64;
-        let batches_per_epoch = data.loader.steps_per_epoch();
-        let lr = config
-            .schedule()
-            .at(epoch as f64 + (within * accum) as f64 / batches_per_epoch as f64);
-
+        let (step, lr) = (self.standing.progress.step + 1, self.standing.lr());
         let share = 1.0 / accum as f32;
         let mut samples = vec![];
         for part in 0..accum {
-            let batch = self.next_batch(
-                batches,
-                Cursor {
-                    epoch,
-                    step: within * accum + part,
-                },
-            )?;
+            let batch = next_batch(batches, self.standing.cursor(part))?;
             samples.extend_from_slice(batch.samples());
             let input = self.feeder.feed(&self.stepper.mae.config, batch)?;
             self.stepper.batch(&input, share)?;
             if part + 1 == accum {
-                self.stepper.apply(lr, number)?;
+                self.stepper.apply(lr, step)?;
             }
             self.feeder.done()?;
         }
-        self.progress.step = number;
-        self.progress.within = within + 1;
         self.underway.push_back(Underway {
-            step: number,
-            epoch,
+            step,
+            epoch: self.standing.progress.epoch,
             lr,
-            images: config.batch_size as u64 * accum,
+            images: (self.config.batch_size * accum) as u64,
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
         });
-        self.conclude(UNDERWAY, throughput, log, observer)
+        self.standing.queued();
+        self.conclude(UNDERWAY, journal)
     }
 
     /// Reports the updates that are done, waiting while more than `most` are not.
-    fn conclude(
-        &mut self,
-        most: usize,
-        throughput: &mut Throughput,
-        log: &mut Log,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
+    fn conclude(&mut self, most: usize, journal: &mut Journal<'_>) -> Result<()> {
+        let (data, plan) = (self.data, self.standing.plan);
         while let Some(outcome) = self.stepper.outcome(self.underway.len() > most)? {
             let Some(update) = self.underway.pop_front() else {
                 return Ok(());
             };
-            let (step, grad_norm) = (update.step, outcome.grad_norm.map(f64::from));
-            if outcome.halted {
-                // The batch's, where one has no loss; else all.
-                let each = update.samples.len() / self.config.accum_iter;
-                let guilty = match outcome.bad_batch {
-                    Some(batch) => &update.samples[batch * each..][..each],
-                    None => &update.samples,
-                };
-                let describe = |id: &SampleId| self.data.train.describe(*id);
-                let samples = guilty.iter().map(describe).collect();
-                return Err(match grad_norm {
-                    Some(norm) if outcome.loss.is_finite() => Error::NonFiniteGradient {
-                        step,
-                        norm,
-                        samples,
-                    },
-                    _ => Error::NonFiniteLoss {
-                        step,
-                        loss: outcome.loss,
-                        samples,
-                    },
-                });
-            }
-            let loss = f64::from(outcome.loss);
-            self.progress.epoch_loss += loss;
-            let counts = self.data.train.count(&update.samples);
+            update.check(&outcome, &plan, |id| data.train.describe(id))?;
+            self.standing.concluded(f64::from(outcome.loss));
+            let counts = data.train.count(&update.samples);
             for (sum, count) in self.data_samples.iter_mut().zip(counts) {
                 *sum += count;
             }
@@ -352,66 +238,15 @@ impl<'a> Run<'a> {
                 Some(total) => total - std::mem::replace(&mut self.device_waited, total),
                 None => update.waited,
             };
-            throughput.add(update.images, waited);
-            observer.step(&StepReport {
-                step,
-                epoch: update.epoch,
-                loss,
-                lr: update.lr,
-                images: update.images,
-                took: self.last_done.max(update.begun).elapsed(),
-                waited,
-            });
-            self.last_done = Instant::now();
-            if step.is_multiple_of(self.config.log_every) || step == self.total_steps {
-                let rate = throughput.report(Instant::now());
-                let line = StepLine {
-                    step,
-                    epoch: step as f64 / self.data.steps_per_epoch as f64,
-                    loss,
-                    lr: update.lr,
-                    images_per_second: rate.images_per_second,
-                    data_wait: rate.data_wait,
-                    // Where it is not clipped, no one asked for it.
-                    grad_norm: grad_norm.filter(|_| self.config.clip_grad.is_some()),
-                    data: self.data_counts(),
-                };
-                log.write(&LogLine::Step(line.clone()))?;
-                observer.logged(&line);
-            }
+            journal.step(&update, &outcome, waited, &plan, || self.data_counts())?;
         }
         Ok(())
     }
 
-    /// The batch at `wanted`, passing over those at an epoch's end that fill no update.
-    fn next_batch(&self, batches: &mut Batches, wanted: Cursor) -> Result<HostBatch> {
-        loop {
-            let batch = batches.next().ok_or(Error::DataEnded {
-                epoch: wanted.epoch,
-                batch: wanted.step,
-            })??;
-            if batch.cursor() >= wanted {
-                debug_assert_eq!(batch.cursor(), wanted);
-                return Ok(batch);
-            }
-        }
-    }
-
     /// Validates, draws and logs at the end of an epoch. False if `stop` came first: then the end is still to come.
-    fn end_epoch(
-        &mut self,
-        log: &mut Log,
-        stop: &AtomicBool,
-        observer: &mut dyn Observer,
-    ) -> Result<bool> {
-        let Progress {
-            step,
-            epoch,
-            within,
-            epoch_loss,
-        } = self.progress;
-        let number = epoch + 1;
-        let last = step >= self.total_steps;
+    fn end_epoch(&mut self, stop: &AtomicBool, journal: &mut Journal<'_>) -> Result<bool> {
+        let number = self.standing.progress.epoch + 1;
+        let last = self.standing.progress.step >= self.standing.plan.total_steps;
         let due = |every: u64| every > 0 && (number.is_multiple_of(every) || last);
         let mut val_loss = None;
         if let Some(loader) = self
@@ -420,7 +255,7 @@ impl<'a> Run<'a> {
             .as_ref()
             .filter(|_| due(self.config.eval_every))
         {
-            observer.validating();
+            journal.observer.validating();
             let Stepper { mae, workspace, .. } = &mut self.stepper;
             match validate::held_out_loss(mae, loader, workspace, self.config.keep(), stop)? {
                 Some(held_out) => val_loss = Some(held_out.loss),
@@ -428,34 +263,18 @@ impl<'a> Run<'a> {
             }
         }
         if due(self.config.picture_every) {
-            self.draw(&format!("epoch-{number:04}"), observer)?;
+            self.draw(&format!("epoch-{number:04}"), journal)?;
         }
-        let line = EpochLine {
-            step,
-            epoch: number,
-            loss: epoch_loss / within as f64,
-            val_loss,
-            val_top1: None,
-            val_top5: None,
-            data: self.data_counts(),
-            seconds: self.seconds(),
-        };
-        log.write(&LogLine::Epoch(line.clone()))?;
-        observer.epoch(&line);
-        self.last_epoch = Some(line);
+        let counts = self.data_counts();
+        self.standing.end_epoch((val_loss, None), counts, journal)?;
         self.data_samples.fill(0);
-        self.progress = Progress {
-            step,
-            epoch: number,
-            within: 0,
-            epoch_loss: 0.0,
-        };
         Ok(true)
     }
 
     /// Draws the picture `name`, unless this step has one or pictures are off.
-    fn draw(&mut self, name: &str, observer: &mut dyn Observer) -> Result<()> {
-        if self.config.picture_every == 0 || self.drawn == Some(self.progress.step) {
+    fn draw(&mut self, name: &str, journal: &mut Journal<'_>) -> Result<()> {
+        let step = self.standing.progress.step;
+        if self.config.picture_every == 0 || self.drawn == Some(step) {
             return Ok(());
         }
         let three =
@@ -467,62 +286,34 @@ impl<'a> Run<'a> {
                 path: path.clone(),
                 source,
             })?;
-        observer.drawn(&path);
-        self.drawn = Some(self.progress.step);
+        journal.observer.drawn(&path);
+        self.drawn = Some(step);
         Ok(())
     }
 
     /// Saves a checkpoint, unless one stands for this step, and deletes those that are not kept.
-    fn save(&mut self, log: &Log, observer: &mut dyn Observer) -> Result<()> {
-        let Progress {
-            step,
-            epoch,
-            within,
-            epoch_loss,
-        } = self.progress;
-        if matches!(self.saved, Some((saved, _)) if saved == step) {
+    fn save(&mut self, journal: &mut Journal<'_>) -> Result<()> {
+        if self.standing.is_saved() {
             return Ok(());
         }
-        self.stepper.check_finite(step)?;
-        log.sync()?;
-        let state = RunState {
-            version: VERSION,
-            kind: RunKind::Pretrain,
-            best: None,
-            written_by: env!("CARGO_PKG_VERSION").to_owned(),
-            step,
-            steps_per_epoch: self.data.steps_per_epoch,
-            epoch,
-            batch: within * self.config.accum_iter as u64,
-            epoch_loss,
-            data_samples: self.data_samples.clone(),
-            seconds: self.seconds(),
-            dataset: self.data.train.digest(),
-            fingerprint: self.data.loader.fingerprint(),
-            config: self.config.clone(),
-            files: Default::default(),
-        };
-        let folder = checkpoint::folder(&self.config.output_dir);
-        let Stepper { mae, adamw, .. } = &self.stepper;
-        let path = checkpoint::save(
-            &folder,
-            state,
-            &mae.state_dict()?,
-            &adamw.state(&mae.params)?,
-        )?;
-        observer.saved(&path);
-        self.saved = Some((step, path));
-        let every = self
-            .config
+        let (config, stepper) = (self.config, &self.stepper);
+        stepper.check_finite(self.standing.progress.step)?;
+        let every = config
             .keep_every
             .map(|epochs| epochs.saturating_mul(self.data.steps_per_epoch));
-        checkpoint::prune(
-            &folder,
-            Retention {
-                last: self.config.keep_last,
+        let saving = Saving {
+            config,
+            dataset: self.data.train.digest(),
+            fingerprint: self.data.loader.fingerprint(),
+            data_samples: self.data_samples.clone(),
+            retention: Retention {
+                last: config.keep_last,
                 every,
             },
-        )
+        };
+        let (mae, adamw) = (&stepper.mae, &stepper.update.adamw);
+        let tensors = (&mae.state_dict()?, &adamw.state(&mae.params)?);
+        self.standing.save(saving, tensors, journal)
     }
 
     /// The epoch's samples of each data set so far, by name, where several are mixed.
@@ -534,28 +325,5 @@ impl<'a> Run<'a> {
                 samples,
             })
             .collect()
-    }
-
-    fn seconds(&self) -> f64 {
-        self.seconds_before + self.started.elapsed().as_secs_f64()
-    }
-
-    fn summary(&self) -> Summary {
-        let (step, checkpoint) = self.saved.clone().unwrap_or_default();
-        let Progress {
-            within, epoch_loss, ..
-        } = self.progress;
-        Summary {
-            step,
-            loss: match within {
-                0 => self.last_epoch.as_ref().map(|line| line.loss),
-                _ => Some(epoch_loss / within as f64),
-            },
-            val_loss: self.last_epoch.as_ref().and_then(|line| line.val_loss),
-            val_top1: None,
-            best: None,
-            seconds: self.seconds(),
-            checkpoint,
-        }
     }
 }

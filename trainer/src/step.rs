@@ -1,27 +1,22 @@
-//! One update of the weights: gradients accumulated over batches, clipped, applied.
+//! One update of a masked autoencoder: gradients accumulated over batches, clipped, applied.
 
-use candle_core::Tensor;
 use mae_loader::HostBatch;
 use mae_model::ops::reduce;
 use mae_model::{
-    Accumulate, Activations, HostInput, Mae, MaeInput, MaeWorkspace, Outcome, Record, Replay,
-    StepMemory, memory,
+    Activations, HostInput, Mae, MaeInput, MaeWorkspace, Outcome, Replay, StepMemory, memory,
 };
 
 use crate::error::{Error, Result};
 use crate::optim::AdamW;
+use crate::update::Update;
 
 /// A model with all that an update of it needs. Nothing is allocated from update to update but a batch's copy.
 pub struct Stepper {
     pub(crate) mae: Mae,
-    pub(crate) adamw: AdamW,
     pub(crate) workspace: MaeWorkspace,
-    grads: Tensor,
-    record: Record,
+    pub(crate) update: Update,
     memory: StepMemory,
     replay: Option<Replay>,
-    /// Whether the gradients are still those of the last update.
-    spent: bool,
 }
 
 impl Stepper {
@@ -41,12 +36,9 @@ impl Stepper {
         Ok(Stepper {
             memory,
             workspace: mae.workspace(batch, keep, activations)?,
-            grads: mae.params.zeros_like_flat()?,
-            record: Record::new(mae.device(), clip)?,
+            update: Update::new(&mae.params, adamw, clip)?,
             replay: None,
-            spent: true,
             mae,
-            adamw,
         })
     }
 
@@ -64,25 +56,24 @@ impl Stepper {
     /// # Errors
     /// If the batch does not fit, or the device fails.
     pub fn batch(&mut self, input: &MaeInput, share: f32) -> Result<()> {
-        let mode = self.mode();
         let Self {
             mae,
             workspace,
-            grads,
-            record,
+            update,
             replay,
             ..
         } = self;
+        let mode = update.mode();
         let mut work = || {
             mae.forward(input, workspace)?;
-            workspace.record_loss(record, share, mode)?;
-            mae.backward(input, workspace, grads, share, mode)
+            workspace.record_loss(&update.record, share, mode)?;
+            mae.backward(input, workspace, &update.grads, share, mode)
         };
         match replay {
             Some(replay) => replay.run(input, share, mode, work)?,
             None => work()?,
         }
-        self.spent = false;
+        update.added();
         Ok(())
     }
 
@@ -97,8 +88,10 @@ impl Stepper {
     /// If the batch does not fit.
     pub fn forward(&mut self, input: &MaeInput, share: f32) -> Result<()> {
         self.mae.forward(input, &mut self.workspace)?;
-        let mode = self.mode();
-        Ok(self.workspace.record_loss(&self.record, share, mode)?)
+        let Update { record, .. } = &self.update;
+        Ok(self
+            .workspace
+            .record_loss(record, share, self.update.mode())?)
     }
 
     /// Adds `share` of the gradient of the batch that [`Stepper::forward`] had last.
@@ -106,19 +99,11 @@ impl Stepper {
     /// # Errors
     /// If the device fails.
     pub fn backward(&mut self, input: &MaeInput, share: f32) -> Result<()> {
-        let (mode, grads) = (self.mode(), &self.grads);
+        let (mode, grads) = (self.update.mode(), &self.update.grads);
         self.mae
             .backward(input, &mut self.workspace, grads, share, mode)?;
-        self.spent = false;
+        self.update.added();
         Ok(())
-    }
-
-    fn mode(&self) -> Accumulate {
-        if self.spent {
-            Accumulate::Replace
-        } else {
-            Accumulate::Add
-        }
     }
 
     /// Clips the gradient and applies it as update number `step`, counted from 1; where the loss or the gradient's norm is not finite,
@@ -127,12 +112,7 @@ impl Stepper {
     /// # Errors
     /// If the device fails.
     pub fn apply(&mut self, lr: f64, step: u64) -> Result<()> {
-        self.spent = true;
-        self.record.settle(&self.grads)?;
-        let params = &self.mae.params;
-        self.adamw
-            .step(params, &self.grads, &self.record, lr, step)?;
-        Ok(self.record.ask()?)
+        self.update.apply(&self.mae.params, lr, step)
     }
 
     /// What the first applied update, of those not asked about yet, came to, if it is done; with `wait`, once it is. Nothing if there is
@@ -141,7 +121,7 @@ impl Stepper {
     /// # Errors
     /// If the device fails.
     pub fn outcome(&mut self, wait: bool) -> Result<Option<Outcome>> {
-        Ok(self.record.take(wait)?)
+        self.update.outcome(wait)
     }
 
     /// Refuses weights that a checkpoint must not hold.

@@ -17,7 +17,7 @@ use super::failed;
 use crate::Result;
 use crate::config::MaeConfig;
 use crate::feed::HostInput;
-use crate::mae::MaeInput;
+use crate::input::MaeInput;
 
 /// Batches whose memory is on the device at a time; and batches that the host holds until they are copied.
 pub(crate) const LANES: usize = 3;
@@ -68,9 +68,9 @@ impl<T> Lanes<T> {
         batch: T,
         view: fn(&T) -> HostInput<'_>,
     ) -> Result<MaeInput> {
-        self.let_go(LANES - 1)?;
         let host = view(&batch);
         let [pixels, keep, restore] = MaeInput::check(config, host)?;
+        self.let_go(LANES - 1)?;
         let fits = |lane: &Lane| lane.pixels.dims() == pixels && lane.ids_keep.dims() == keep;
         if !self.lanes.iter().all(fits) {
             // Another shape: nothing of the old one is used any more once the device is through.

@@ -10,8 +10,8 @@ use candle_core::{CudaDevice, DType, Tensor};
 
 use super::failed;
 use crate::Result;
+use crate::input::MaeInput;
 use crate::kernels::{address, scratch};
-use crate::mae::MaeInput;
 
 /// What decides the launches of a batch's work: where the batch stands, and what becomes of its loss and gradients.
 #[derive(PartialEq, Eq)]

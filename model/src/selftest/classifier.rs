@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use super::{Place, Session, numbers};
 use crate::config::MaeConfig;
 use crate::ops::augment::{Augmentation, PixelBox};
-use crate::stage::block::Activations;
+use crate::stage::stack::Activations;
 use crate::{
     Accumulate, DropPath, Pooling, Precision, Result, VitClassifier, VitInput, VitTraining,
 };

@@ -6,7 +6,7 @@ use super::{Place, Session, numbers, permutations};
 use crate::config::MaeConfig;
 use crate::ops::adamw::{AdamWStep, Group, Groups, adamw_step};
 use crate::record::Record;
-use crate::stage::block::Activations;
+use crate::stage::stack::Activations;
 use crate::{Accumulate, Mae, MaeInput, MaeWorkspace, Precision, Result};
 
 pub(super) fn run(s: &mut Session<'_>) -> Result<()> {

@@ -8,6 +8,7 @@ pub mod block;
 pub mod embed;
 pub mod head;
 pub(crate) mod relative;
+pub mod stack;
 pub mod trunk;
 pub mod unshuffle;
 

@@ -3,9 +3,10 @@
 
 use candle_core::{Device, Tensor};
 
-use super::block::{Activations, BlockDims, Stack, StackWorkspace};
+use super::block::BlockDims;
 use super::embed::{Embed, EmbedWorkspace};
 use super::relative::{RelativePositions, TABLE, distances};
+use super::stack::{Activations, Stack, StackWorkspace};
 use super::{Gradient, Grads, Planner};
 use crate::Result;
 use crate::config::VitConfig;

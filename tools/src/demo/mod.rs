@@ -26,7 +26,7 @@ use mae_trainer::output::log_path;
 
 use self::page::Story;
 use self::recipe::Recipe;
-use crate::pretrain::{Progress, stop_on_signals};
+use crate::run::{Progress, stop_on_signals};
 use crate::{Outcome, Usage, table};
 
 /// Reconstructions on the page.

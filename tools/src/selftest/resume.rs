@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
 use mae_trainer::config::{DeviceKind, Resume};
-use mae_trainer::observer::StepReport;
-use mae_trainer::{Observer, PretrainConfig, RawPretrain, checkpoint, pretrain};
+use mae_trainer::observer::StopAfter;
+use mae_trainer::{PretrainConfig, RawPretrain, checkpoint, pretrain};
 
 use crate::made;
 
@@ -43,16 +43,13 @@ pub(crate) fn is_exact(device: DeviceKind) -> anyhow::Result<bool> {
             ..Default::default()
         };
         let stop = AtomicBool::new(false);
-        let mut observer = StopAfter {
-            step: stop_after,
-            stop: &stop,
-        };
+        let mut observer = StopAfter::new(stop_after, &stop);
         pretrain(&PretrainConfig::resolve(raw)?, &stop, &mut observer)?;
         Ok(())
     };
-    run("whole", Resume::Never, u64::MAX)?;
-    run("parts", Resume::Never, STOP_AFTER)?;
-    run("parts", Resume::Auto, u64::MAX)?;
+    run("whole", Resume::Never, None)?;
+    run("parts", Resume::Never, Some(STOP_AFTER))?;
+    run("parts", Resume::Auto, None)?;
     let (whole, parts) = (
         newest(&folder.path().join("whole"))?,
         newest(&folder.path().join("parts"))?,
@@ -66,20 +63,6 @@ pub(crate) fn is_exact(device: DeviceKind) -> anyhow::Result<bool> {
 
 fn newest(run: &Path) -> anyhow::Result<checkpoint::Checkpoint> {
     checkpoint::newest(&checkpoint::folder(run))?.context("a run left no checkpoint")
-}
-
-/// Raises the stop flag after an update.
-struct StopAfter<'a> {
-    step: u64,
-    stop: &'a AtomicBool,
-}
-
-impl Observer for StopAfter<'_> {
-    fn step(&mut self, report: &StepReport) {
-        if report.step == self.step {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! `state.json`: all of a run's state that is not tensors.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::files::FileDigest;
-use crate::config::PretrainConfig;
+use crate::config::{CONFIG_FILE, PretrainConfig, shell_word};
 
 /// The version of the checkpoint's layout that this build writes and reads.
 pub const VERSION: u32 = 1;
@@ -16,8 +17,17 @@ pub trait RunConfig: Serialize + DeserializeOwned {
     /// As it stands in the state.
     const KIND: RunKind;
 
+    /// The run's folder.
+    fn output_dir(&self) -> &Path;
+
     /// The command that goes on with the run.
-    fn resume_command(&self) -> String;
+    fn resume_command(&self) -> String {
+        format!(
+            "mae {} --config {} --resume auto",
+            Self::KIND.command(),
+            shell_word(&self.output_dir().join(CONFIG_FILE))
+        )
+    }
 }
 
 /// What a run does.
@@ -29,6 +39,16 @@ pub enum RunKind {
     Pretrain,
     /// Fine-tunes a classifier.
     Finetune,
+}
+
+impl RunKind {
+    /// The subcommand of `mae` that runs it.
+    fn command(self) -> &'static str {
+        match self {
+            RunKind::Pretrain => "pretrain",
+            RunKind::Finetune => "finetune",
+        }
+    }
 }
 
 impl std::fmt::Display for RunKind {
@@ -43,8 +63,8 @@ impl std::fmt::Display for RunKind {
 impl RunConfig for PretrainConfig {
     const KIND: RunKind = RunKind::Pretrain;
 
-    fn resume_command(&self) -> String {
-        self.resume_command()
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
     }
 }
 

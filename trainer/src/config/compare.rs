@@ -25,9 +25,9 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Settings that change speed, place or what is written, but no number of the training. The data's place is among
+/// Settings of any run that change speed, place or what is written, but no number of the training. The data's place is among
 /// them: what it holds is compared by its digest, and its weights by themselves.
-const FREE: &[&str] = &[
+pub(crate) const ALWAYS_FREE: &[&str] = &[
     "data",
     "val_data",
     "output_dir",
@@ -35,22 +35,26 @@ const FREE: &[&str] = &[
     "threads",
     "device",
     "activation_checkpointing",
-    "cuda_graphs",
     "model", // Its dimensions are compared one by one.
-    "max_steps",
     "max_bad_fraction",
     "prefetch",
     "cache_dir",
     "cache_bytes",
-    "checkpoint_every",
     "keep_last",
-    "keep_every",
     "log_every",
     "eval_every",
+];
+
+/// Those that pre-training alone has.
+const FREE: &[&str] = &[
+    "cuda_graphs",
+    "max_steps",
+    "checkpoint_every",
+    "keep_every",
     "picture_every",
 ];
 
-/// The settings in which `given` and `saved` differ, but for those in `free`.
+/// The settings in which `given` and `saved` differ, but for those in `free` and [`ALWAYS_FREE`].
 pub(crate) fn differences<C: serde::Serialize>(
     given: &C,
     saved: &C,
@@ -63,12 +67,13 @@ pub(crate) fn differences<C: serde::Serialize>(
     let (given, saved) = (fields(given), fields(saved));
     let show =
         |value: Option<&serde_json::Value>| value.map_or("none".to_owned(), ToString::to_string);
+    let is_free = |name: &str| ALWAYS_FREE.contains(&name) || free.contains(&name);
     let mut names: Vec<&String> = given.keys().chain(saved.keys()).collect();
     names.sort();
     names.dedup();
     names
         .into_iter()
-        .filter(|name| !free.contains(&name.as_str()) && given.get(*name) != saved.get(*name))
+        .filter(|name| !is_free(name) && given.get(*name) != saved.get(*name))
         .map(|name| Difference {
             field: name.clone(),
             saved: show(saved.get(name)),
@@ -184,8 +189,8 @@ mod tests {
             ..Default::default()
         });
         let fields = serde_json::to_value(&all).unwrap();
-        for name in FREE {
-            assert!(fields.get(name).is_some(), "{name}");
+        for name in ALWAYS_FREE.iter().chain(FREE) {
+            assert!(fields.get(*name).is_some(), "{name}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! in each checkpoint, and compared on resume. It is written with the raw one's keys, so that `config.toml` of a run
 //! is a valid configuration file of the same run.
 
+pub(crate) mod common;
 pub(crate) mod compare;
 pub(crate) mod raw;
 mod sources;
@@ -15,6 +16,7 @@ use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind};
 use mae_model::{Activations, MaeConfig, Precision};
 use serde::{Deserialize, Serialize};
 
+use common::invalid;
 pub use compare::Difference;
 pub use raw::RawPretrain;
 pub use sources::Sources;
@@ -132,25 +134,15 @@ impl PretrainConfig {
         let batch_size = raw.batch_size.unwrap_or(64);
         let accum_iter = raw.accum_iter.unwrap_or(1);
         let epochs = raw.epochs.unwrap_or(400);
-        let lr = match (raw.lr, raw.blr) {
-            (Some(_), Some(_)) => return invalid("--lr and --blr exclude each other; give one"),
-            (Some(lr), None) => lr,
-            (None, blr) => blr.unwrap_or(1.5e-4) * (batch_size * accum_iter) as f64 / 256.0,
-        };
-        let crop_scale = raw.crop_scale.unwrap_or_else(|| vec![0.2, 1.0]);
+        let lr = common::learning_rate((raw.lr, raw.blr), 1.5e-4, batch_size * accum_iter)?;
         let decode_quality = raw.decode_quality.unwrap_or_default();
-        let decoder = raw.decoder.unwrap_or_default();
-        let decoder = decoder
-            .resolve(decode_quality)
-            .map_err(|reason| Error::Config(format!("--decoder {decoder}: {reason}")))?;
+        let decoder = common::decoder(raw.decoder, decode_quality)?;
         let device = raw.device.unwrap_or(DeviceKind::Cpu);
         let config = PretrainConfig {
             data: raw.data.unwrap_or_default(),
             epoch_samples: raw.epoch_samples,
             val_data: raw.val_data.unwrap_or_default(),
-            output_dir: raw
-                .output_dir
-                .ok_or_else(|| Error::Config("where to? give --output-dir DIR".into()))?,
+            output_dir: common::output_dir(raw.output_dir)?,
             resume: raw.resume.unwrap_or(Resume::Never),
             seed: raw.seed.unwrap_or(0),
             threads: raw.threads.unwrap_or(0),
@@ -185,9 +177,7 @@ impl PretrainConfig {
             clip_grad: raw.clip_grad,
             activation_checkpointing: raw.activation_checkpointing.unwrap_or(false),
             cuda_graphs: raw.cuda_graphs.unwrap_or(false),
-            crop_scale: <[f64; 2]>::try_from(crop_scale).map_err(|_| {
-                Error::Config("--crop-scale takes two numbers, as in 0.2,1.0".into())
-            })?,
+            crop_scale: common::crop_scale(raw.crop_scale, [0.2, 1.0])?,
             flip: raw.flip.unwrap_or(true),
             window: raw.window.unwrap_or(WindowSize::All),
             repeats: raw.repeats.unwrap_or(1),
@@ -212,7 +202,7 @@ impl PretrainConfig {
 
     /// Checks everything that can be checked without the data.
     fn validate(&self) -> Result<()> {
-        let positive = [
+        common::positive(&[
             ("--batch-size", self.batch_size as u64),
             ("--accum-iter", self.accum_iter as u64),
             ("--epochs", self.epochs),
@@ -224,62 +214,26 @@ impl PretrainConfig {
             ("--keep-last", self.keep_last as u64),
             ("--keep-every", self.keep_every.unwrap_or(1)),
             ("--log-every", self.log_every),
-        ];
-        if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return invalid(format!("{flag} must be at least 1"));
-        }
+        ])?;
         if !self.batch_size.is_multiple_of(self.repeats) {
             return invalid(format!(
                 "--batch-size {} is not a multiple of --repeats {}: a batch holds all crops of an image",
                 self.batch_size, self.repeats
             ));
         }
-        let finite = [
+        common::not_negative(&[
             ("--lr", self.lr),
             ("--min-lr", self.min_lr),
             ("--warmup-epochs", self.warmup_epochs),
             ("--weight-decay", self.weight_decay),
-        ];
-        if let Some((flag, value)) = finite
-            .iter()
-            .find(|(_, value)| !(value.is_finite() && *value >= 0.0))
-        {
-            return invalid(format!("{flag} must be a number of 0 or more, not {value}"));
-        }
-        for (flag, value) in [("--beta1", self.beta1), ("--beta2", self.beta2)] {
-            if !(0.0..1.0).contains(&value) {
-                return invalid(format!("{flag} must lie in 0..1 (1 excluded), not {value}"));
-            }
-        }
-        if let Some(norm) = self
-            .clip_grad
-            .filter(|norm| !(norm.is_finite() && *norm > 0.0))
-        {
-            return invalid(format!(
-                "--clip-grad must be above 0, not {norm}; leave it out to clip nothing"
-            ));
-        }
+        ])?;
+        common::below_one(&[("--beta1", self.beta1), ("--beta2", self.beta2)])?;
+        common::check_clip_grad(self.clip_grad)?;
         if self.cuda_graphs && self.device == DeviceKind::Cpu {
             return invalid("--cuda-graphs is for --device cuda");
         }
-        if self.warmup_epochs >= self.epochs as f64 {
-            return invalid(format!(
-                "a warm-up of {} epochs does not fit into {} epochs; lower --warmup-epochs or raise --epochs",
-                self.warmup_epochs, self.epochs
-            ));
-        }
-        if self.min_lr > self.lr {
-            return invalid(format!(
-                "--min-lr {} is above the peak learning rate {}",
-                self.min_lr, self.lr
-            ));
-        }
-        let [low, high] = self.crop_scale;
-        if !(low > 0.0 && low <= high && high <= 1.0) {
-            return invalid(format!(
-                "--crop-scale {low},{high} must be two shares with 0 < LOW <= HIGH <= 1"
-            ));
-        }
+        common::check_schedule(&self.schedule())?;
+        common::check_crop_scale(self.crop_scale)?;
         if !(0.0..=1.0).contains(&self.max_bad_fraction) {
             return invalid(format!(
                 "--max-bad-fraction {} is not a share (0..1)",
@@ -357,32 +311,20 @@ impl PretrainConfig {
     /// Threads of the loader and, as many again, of the arithmetic. Both are given the whole budget: a loader that
     /// keeps up sleeps on full buffers, and one that does not should have every core.
     pub fn thread_budget(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        }
+        common::threads(self.threads)
     }
 
     /// What the step keeps of its forward pass.
     pub fn activations(&self) -> Activations {
-        if self.activation_checkpointing {
-            Activations::Recompute
-        } else {
-            Activations::Keep
-        }
+        common::activations(self.activation_checkpointing)
     }
 
     /// As TOML, which [`RawPretrain::from_toml_file`] reads.
+    ///
+    /// # Errors
+    /// None for a configuration that was resolved.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|error| Error::Config(error.to_string()))
-    }
-
-    /// The command that goes on with this run.
-    pub fn resume_command(&self) -> String {
-        format!(
-            "mae pretrain --config {} --resume auto",
-            shell_word(&self.output_dir.join(CONFIG_FILE))
-        )
+        common::to_toml(self)
     }
 }
 
@@ -410,10 +352,6 @@ pub fn eval_resize(image_size: (usize, usize)) -> u32 {
     } else {
         (side * 8).div_ceil(7)
     }) as u32
-}
-
-fn invalid<T>(message: impl Into<String>) -> Result<T> {
-    Err(Error::Config(message.into()))
 }
 
 #[cfg(test)]

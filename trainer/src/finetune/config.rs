@@ -6,12 +6,13 @@ use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind, ImageSize, LabelSou
 use mae_model::{Activations, MaeConfig, Pooling, Precision, VitConfig};
 use serde::{Deserialize, Serialize};
 
-use super::raw::{AutoAugment, RawFinetune, label_field};
+use super::raw::{AutoAugment, RawFinetune};
 use super::recipe::Recipe;
 use crate::checkpoint::foreign::ImportOptions;
 use crate::checkpoint::{RunConfig, RunKind};
+use crate::config::common::{self, invalid};
 use crate::config::compare::differences;
-use crate::config::{CONFIG_FILE, DeviceKind, Difference, InputSize, Resume, shell_word};
+use crate::config::{DeviceKind, Difference, InputSize, Resume};
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
 
@@ -29,8 +30,7 @@ pub struct FinetuneConfig {
     pub data: Vec<String>,
     #[serde(default)]
     pub val_data: Vec<String>,
-    #[serde(with = "label_field")]
-    pub label_field: Option<LabelSource>,
+    pub label_field: LabelSource,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
     pub output_dir: PathBuf,
@@ -48,6 +48,8 @@ pub struct FinetuneConfig {
     pub dim: usize,
     pub depth: usize,
     pub heads: usize,
+    #[serde(default = "four")]
+    pub mlp_ratio: f32,
     pub norm_eps: f32,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub relative_positions: bool,
@@ -93,35 +95,19 @@ pub struct FinetuneConfig {
     pub eval_every: u64,
 }
 
-/// As in pre-training: nothing that enters the arithmetic or the order of samples.
-const FREE: &[&str] = &[
-    "checkpoint",
-    "checkpoint_key",
-    "data",
-    "val_data",
-    "output_dir",
-    "resume",
-    "threads",
-    "device",
-    "activation_checkpointing",
-    "model",
-    "max_bad_fraction",
-    "prefetch",
-    "cache_dir",
-    "cache_bytes",
-    "keep_last",
-    "log_every",
-    "eval_every",
-];
+/// The MLP ratio of runs whose settings say nothing of it.
+fn four() -> f32 {
+    4.0
+}
+
+/// Besides what no kind of run minds.
+const FREE: &[&str] = &["checkpoint", "checkpoint_key"];
 
 impl RunConfig for FinetuneConfig {
     const KIND: RunKind = RunKind::Finetune;
 
-    fn resume_command(&self) -> String {
-        format!(
-            "mae finetune --config {} --resume auto",
-            shell_word(&self.output_dir.join(CONFIG_FILE))
-        )
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
     }
 }
 
@@ -145,17 +131,9 @@ impl FinetuneConfig {
         let batch_size = raw.batch_size.unwrap_or(64);
         let accum_iter = raw.accum_iter.unwrap_or(1);
         let epochs = raw.epochs.unwrap_or(recipe.epochs);
-        let lr = match (raw.lr, raw.blr) {
-            (Some(_), Some(_)) => return invalid("--lr and --blr exclude each other; give one"),
-            (Some(lr), None) => lr,
-            (None, blr) => blr.unwrap_or(recipe.blr) * (batch_size * accum_iter) as f64 / 256.0,
-        };
-        let crop_scale = raw.crop_scale.unwrap_or_else(|| vec![0.08, 1.0]);
+        let lr = common::learning_rate((raw.lr, raw.blr), recipe.blr, batch_size * accum_iter)?;
         let decode_quality = raw.decode_quality.unwrap_or_default();
-        let decoder = raw.decoder.unwrap_or_default();
-        let decoder = decoder
-            .resolve(decode_quality)
-            .map_err(|reason| Error::Config(format!("--decoder {decoder}: {reason}")))?;
+        let decoder = common::decoder(raw.decoder, decode_quality)?;
         let device = raw.device.unwrap_or(DeviceKind::Cpu);
         let aa = match raw.aa {
             Some(aa) => aa,
@@ -167,11 +145,9 @@ impl FinetuneConfig {
             from_scratch,
             data: raw.data.unwrap_or_default(),
             val_data: raw.val_data.unwrap_or_default(),
-            label_field: Some(raw.label_field.unwrap_or_default()),
+            label_field: raw.label_field.unwrap_or_default(),
             classes: raw.classes,
-            output_dir: raw
-                .output_dir
-                .ok_or_else(|| Error::Config("where to? give --output-dir DIR".into()))?,
+            output_dir: common::output_dir(raw.output_dir)?,
             resume: raw.resume.unwrap_or(Resume::Never),
             seed: raw.seed.unwrap_or(0),
             threads: raw.threads.unwrap_or(0),
@@ -184,6 +160,7 @@ impl FinetuneConfig {
             dim: base.dim,
             depth: base.depth,
             heads: base.heads,
+            mlp_ratio: base.mlp_ratio,
             norm_eps: base.norm_eps,
             relative_positions: base.relative_positions,
             mean: raw.mean.unwrap_or(base.mean),
@@ -207,9 +184,7 @@ impl FinetuneConfig {
             }),
             clip_grad: raw.clip_grad,
             activation_checkpointing: raw.activation_checkpointing.unwrap_or(false),
-            crop_scale: <[f64; 2]>::try_from(crop_scale).map_err(|_| {
-                Error::Config("--crop-scale takes two numbers, as in 0.08,1.0".into())
-            })?,
+            crop_scale: common::crop_scale(raw.crop_scale, [0.08, 1.0])?,
             flip: raw.flip.unwrap_or(true),
             aa,
             reprob: raw.reprob.unwrap_or(0.25),
@@ -238,10 +213,10 @@ impl FinetuneConfig {
         if self.data.is_empty() {
             return invalid("no data: give --data with tar shards, a folder of them, or a pattern");
         }
-        if self.label_field == Some(LabelSource::None) {
+        if self.label_field == LabelSource::None {
             return invalid("fine-tuning needs labels: --label-field cannot be none");
         }
-        let positive = [
+        common::positive(&[
             ("--batch-size", self.batch_size as u64),
             ("--accum-iter", self.accum_iter as u64),
             ("--epochs", self.epochs),
@@ -250,30 +225,17 @@ impl FinetuneConfig {
             ("--log-every", self.log_every),
             ("--eval-every", self.eval_every),
             ("--classes", self.classes.unwrap_or(2) as u64),
-        ];
-        if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return invalid(format!("{flag} must be at least 1"));
-        }
-        let finite = [
+        ])?;
+        common::not_negative(&[
             ("--lr", self.lr),
             ("--min-lr", self.min_lr),
             ("--warmup-epochs", self.warmup_epochs),
             ("--weight-decay", self.weight_decay),
-        ];
-        if let Some((flag, value)) = finite
-            .iter()
-            .find(|(_, value)| !(value.is_finite() && *value >= 0.0))
-        {
-            return invalid(format!("{flag} must be a number of 0 or more, not {value}"));
-        }
-        for (flag, value) in [
+        ])?;
+        common::below_one(&[
             ("--drop-path", self.drop_path),
             ("--smoothing", self.smoothing),
-        ] {
-            if !(0.0..1.0).contains(&value) {
-                return invalid(format!("{flag} must lie in 0..1 (1 excluded), not {value}"));
-            }
-        }
+        ])?;
         for (flag, value) in [
             ("--reprob", self.reprob),
             ("--max-bad-fraction", self.max_bad_fraction),
@@ -288,32 +250,9 @@ impl FinetuneConfig {
                 self.layer_decay
             ));
         }
-        if let Some(norm) = self
-            .clip_grad
-            .filter(|norm| !(norm.is_finite() && *norm > 0.0))
-        {
-            return invalid(format!(
-                "--clip-grad must be above 0, not {norm}; leave it out to clip nothing"
-            ));
-        }
-        if self.warmup_epochs >= self.epochs as f64 {
-            return invalid(format!(
-                "a warm-up of {} epochs does not fit into {} epochs; lower --warmup-epochs or raise --epochs",
-                self.warmup_epochs, self.epochs
-            ));
-        }
-        if self.min_lr > self.lr {
-            return invalid(format!(
-                "--min-lr {} is above the peak learning rate {}",
-                self.min_lr, self.lr
-            ));
-        }
-        let [low, high] = self.crop_scale;
-        if !(low > 0.0 && low <= high && high <= 1.0) {
-            return invalid(format!(
-                "--crop-scale {low},{high} must be two shares with 0 < LOW <= HIGH <= 1"
-            ));
-        }
+        common::check_clip_grad(self.clip_grad)?;
+        common::check_schedule(&self.schedule())?;
+        common::check_crop_scale(self.crop_scale)?;
         if self.freeze_blocks > self.depth {
             return invalid(format!(
                 "--freeze-blocks {}: the model has {} blocks",
@@ -333,7 +272,7 @@ impl FinetuneConfig {
             dim: self.dim,
             depth: self.depth,
             heads: self.heads,
-            mlp_ratio: 4.0,
+            mlp_ratio: self.mlp_ratio,
             norm_eps: self.norm_eps,
             mean: self.mean.clone(),
             std: self.std.clone(),
@@ -370,18 +309,12 @@ impl FinetuneConfig {
 
     /// Threads of the loader and, as many again, of the arithmetic.
     pub fn thread_budget(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        }
+        common::threads(self.threads)
     }
 
     /// What the step keeps of its forward pass.
     pub fn activations(&self) -> Activations {
-        match self.activation_checkpointing {
-            true => Activations::Recompute,
-            false => Activations::Keep,
-        }
+        common::activations(self.activation_checkpointing)
     }
 
     /// As TOML, which [`RawFinetune::from_toml_file`] reads.
@@ -389,7 +322,7 @@ impl FinetuneConfig {
     /// # Errors
     /// None for a configuration that was resolved.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|error| Error::Config(error.to_string()))
+        common::to_toml(self)
     }
 
     /// The settings of `self` (this run) that make it another run than `saved` (the checkpoint's).
@@ -404,8 +337,6 @@ fn architecture(
     from_scratch: bool,
     pretrained: impl FnOnce(&Path, &ImportOptions) -> Result<VitConfig>,
 ) -> Result<VitConfig> {
-    let dims = (raw.channels, raw.patch_size, raw.dim, raw.depth, raw.heads);
-    let known = (dims, raw.input_size, &raw.mean, &raw.std);
     let mut vit = match (&raw.checkpoint, from_scratch) {
         (Some(_), true) => return invalid("a checkpoint and --from-scratch exclude each other"),
         (None, false) => {
@@ -413,21 +344,10 @@ fn architecture(
                 "fine-tune what? give a checkpoint of `mae pretrain`, or --from-scratch with --model",
             );
         }
-        // Settings of an earlier start of the run: they are whole, and the checkpoint may be gone.
-        (Some(_), false)
-            if matches!(
-                known,
-                (
-                    (Some(_), Some(_), Some(_), Some(_), Some(_)),
-                    Some(_),
-                    Some(_),
-                    Some(_)
-                )
-            ) =>
-        {
-            named(MaeConfig::names().next().unwrap_or_default(), raw.channels)?
-        }
         (Some(path), false) => {
+            if let Some(vit) = resolved(raw) {
+                return Ok(vit);
+            }
             let options = ImportOptions {
                 heads: raw.heads,
                 key: raw.checkpoint_key.clone(),
@@ -469,9 +389,29 @@ fn architecture(
     set(&mut vit.dim, raw.dim);
     set(&mut vit.depth, raw.depth);
     set(&mut vit.heads, raw.heads);
+    vit.mlp_ratio = raw.mlp_ratio.unwrap_or(vit.mlp_ratio);
     vit.norm_eps = raw.norm_eps.unwrap_or(vit.norm_eps);
     vit.relative_positions = raw.relative_positions.unwrap_or(vit.relative_positions);
     Ok(vit)
+}
+
+/// The dimensions where the settings are those that an earlier start of the run resolved: they are whole, and the checkpoint may be
+/// gone.
+fn resolved(raw: &RawFinetune) -> Option<VitConfig> {
+    let input_size = raw.input_size?;
+    Some(VitConfig {
+        image_size: (input_size.height, input_size.width),
+        patch_size: raw.patch_size?,
+        channels: raw.channels?,
+        dim: raw.dim?,
+        depth: raw.depth?,
+        heads: raw.heads?,
+        mlp_ratio: raw.mlp_ratio.unwrap_or_else(four),
+        norm_eps: raw.norm_eps?,
+        mean: raw.mean.clone()?,
+        std: raw.std.clone()?,
+        relative_positions: raw.relative_positions.unwrap_or(false),
+    })
 }
 
 /// A named model's encoder at its own input size.
@@ -480,6 +420,5 @@ fn named(name: &str, channels: Option<usize>) -> Result<VitConfig> {
     Ok(MaeConfig::named(name, (side, side), channels.unwrap_or(3))?.vit)
 }
 
-fn invalid<T>(message: impl Into<String>) -> Result<T> {
-    Err(Error::Config(message.into()))
-}
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ pub(super) struct Data {
 impl Data {
     pub(super) fn open(config: &FinetuneConfig) -> Result<Self> {
         let options = DatasetOptions {
-            labels: config.label_field.clone().unwrap_or_default(),
+            labels: config.label_field.clone(),
             cache_dir: config.cache_dir.clone(),
             cache_bytes: config.cache_bytes,
             ..DatasetOptions::default()

@@ -12,24 +12,24 @@ mod recipe;
 mod step;
 mod targets;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::Tensor;
-use mae_loader::{Batches, Cursor, HostBatch, MemoryBound, mix_draw};
+use mae_loader::{Batches, HostBatch, MemoryBound, Mixing, mix_draw};
 use mae_model::ops::augment::{Augmentation, PixelBox};
 use mae_model::{DropPath, VitClassifier, VitInput, VitTraining};
 
 use self::data::Data;
 use self::step::Stepper;
 use crate::checkpoint::retention::Retention;
-use crate::checkpoint::{self, Best, Checkpoint, RunKind, RunState, VERSION};
+use crate::checkpoint::{self, Best, Checkpoint, RunConfig as _};
 use crate::error::{Error, Result};
-use crate::metrics::log::{EpochLine, Log, LogLine, StepLine};
-use crate::metrics::throughput::Throughput;
-use crate::observer::{Observer, Outcome, StepReport, Summary};
+use crate::eval::Accuracy;
+use crate::observer::{Observer, Outcome};
 use crate::optim::{AdamW, AdamWSettings};
+use crate::run::{Journal, Plan, Saving, Standing, Underway, next_batch};
 use crate::{device, output};
 
 pub use config::FinetuneConfig;
@@ -88,31 +88,14 @@ pub fn finetune(
         output::check_same_run(checkpoint, differences, digest, &fingerprint)?;
     }
     let mut run = Run::new(config, &data, resumed.as_ref())?;
-    let settings = (
-        config.to_toml()?,
-        checkpoint::RunConfig::resume_command(config),
-    );
+    let settings = (config.to_toml()?, config.resume_command());
     output::prepare(&config.output_dir, settings)?;
-    let path = output::log_path(&config.output_dir);
-    let mut log = Log::open(&path, run.progress.step, run.epoch_is_open())?;
-    run.announce(resumed.as_ref(), observer);
+    let mut journal = Journal::open(&config.output_dir, &run.standing, observer)?;
+    run.announce(resumed.as_ref(), &mut journal);
     // An end between saving a checkpoint and keeping it as the best is made up for.
     run.keep_best()?;
     drop(resumed);
-    run.go(&mut log, stop, observer)
-}
-
-/// Where a run stands between two updates.
-#[derive(Clone, Copy, Debug, Default)]
-struct Progress {
-    /// Updates done.
-    step: u64,
-    /// The epoch, counted from 0, whose updates are being done or whose end is to come.
-    epoch: u64,
-    /// Updates done in it.
-    within: u64,
-    /// Sum of their losses.
-    epoch_loss: f64,
+    run.go(stop, &mut journal)
 }
 
 struct Run<'a> {
@@ -121,15 +104,9 @@ struct Run<'a> {
     stepper: Stepper,
     /// Of drop path, of each block.
     rates: Vec<f64>,
-    progress: Progress,
-    total_steps: u64,
-    best: Option<Best>,
-    /// The checkpoint that stands for a step, if any does.
-    saved: Option<(u64, PathBuf)>,
-    last_epoch: Option<EpochLine>,
-    /// Seconds of training in earlier parts of the run.
-    seconds_before: f64,
-    started: Instant,
+    /// How batches are mixed.
+    mixing: Mixing,
+    standing: Standing,
 }
 
 /// How an epoch's end went.
@@ -170,52 +147,46 @@ impl<'a> Run<'a> {
         let mut adamw = AdamW::with(&vit.params, settings, |spec| {
             recipe::treatment(spec, config.depth, config.layer_decay, config.freeze_blocks)
         })?;
-        let mut progress = Progress::default();
         if let Some(checkpoint) = resumed {
-            let state = &checkpoint.info.state;
             adamw.load_state(&vit.params, &checkpoint.optimizer)?;
-            progress = Progress {
-                step: state.step,
-                epoch: state.epoch,
-                within: state.batch / config.accum_iter as u64,
-                epoch_loss: state.epoch_loss,
-            };
         }
         let mut rates = DropPath::rates(config.drop_path, config.depth);
         // Frozen blocks compute what they did when they were trained.
         rates[..config.freeze_blocks].fill(0.0);
         let drops = rates.iter().any(|&rate| rate > 0.0);
-        let state = resumed.map(|checkpoint| &checkpoint.info.state);
+        let stepper = Stepper::new(
+            vit,
+            adamw,
+            (config.batch_size, drops),
+            config.activations(),
+            config.clip_grad,
+        )?;
+        let plan = Plan {
+            accum_iter: config.accum_iter,
+            batches_per_epoch: data.loader.steps_per_epoch(),
+            steps_per_epoch: data.steps_per_epoch,
+            total_steps: config.epochs.saturating_mul(data.steps_per_epoch),
+            schedule: config.schedule(),
+            log_every: config.log_every,
+            clips: config.clip_grad.is_some(),
+        };
         Ok(Run {
             config,
             data,
-            stepper: Stepper::new(
-                vit,
-                adamw,
-                (config.batch_size, drops),
-                config.activations(),
-                config.clip_grad,
-            )?,
+            stepper,
             rates: if drops { rates } else { vec![] },
-            progress,
-            total_steps: config.epochs.saturating_mul(data.steps_per_epoch),
-            best: state.and_then(|state| state.best),
-            saved: resumed
-                .filter(|checkpoint| output::holds(&config.output_dir, &checkpoint.info.path))
-                .map(|checkpoint| (checkpoint.info.state.step, checkpoint.info.path.clone())),
-            last_epoch: None,
-            seconds_before: state.map_or(0.0, |state| state.seconds),
-            started: Instant::now(),
+            mixing: config.mixing()?,
+            standing: Standing::new(plan, &config.output_dir, resumed),
         })
     }
 
-    fn announce(&self, resumed: Option<&Checkpoint<FinetuneConfig>>, observer: &mut dyn Observer) {
+    fn announce(&self, resumed: Option<&Checkpoint<FinetuneConfig>>, journal: &mut Journal<'_>) {
         let (config, data, vit) = (self.config, self.data, &self.stepper.vit);
         let trained = vit.params.specs().iter().filter(|spec| {
             recipe::treatment(spec, config.depth, config.layer_decay, config.freeze_blocks)
                 .is_some()
         });
-        observer.finetuning(&FinetuneStart {
+        journal.observer.finetuning(&FinetuneStart {
             config,
             parameters: (vit.params.count(), trained.map(|spec| spec.len).sum()),
             samples: (
@@ -227,146 +198,70 @@ impl<'a> Run<'a> {
             loader_memory: data.loader.memory_bound(),
             activations: self.stepper.workspace.bytes(),
             steps_per_epoch: data.steps_per_epoch,
-            total_steps: self.total_steps,
-            step: self.progress.step,
+            total_steps: self.standing.plan.total_steps,
+            step: self.standing.progress.step,
             resumed: resumed.map(|checkpoint| checkpoint.info.path.as_path()),
         });
     }
 
-    /// Whether an epoch's updates are done and its end (evaluation, its log line) is not.
-    fn epoch_is_open(&self) -> bool {
-        self.progress.within == self.data.steps_per_epoch
-    }
-
-    fn go(
-        &mut self,
-        log: &mut Log,
-        stop: &AtomicBool,
-        observer: &mut dyn Observer,
-    ) -> Result<Outcome> {
-        let mut batches = self.data.loader.batches(Cursor {
-            epoch: self.progress.epoch,
-            step: self.progress.within * self.config.accum_iter as u64,
-        });
-        let mut throughput = Throughput::new(Instant::now());
+    fn go(&mut self, stop: &AtomicBool, journal: &mut Journal<'_>) -> Result<Outcome> {
+        let mut batches = self.data.loader.batches(self.standing.cursor(0));
         loop {
             let (mut due, mut best) = (false, false);
-            if self.epoch_is_open() {
+            if self.standing.epoch_is_open() {
                 due = true;
-                if let Ended::Done { best: is_best } = self.end_epoch(log, stop, observer)? {
+                if let Ended::Done { best: is_best } = self.end_epoch(stop, journal)? {
                     best = is_best;
-                    // Evaluation takes its own time, which is not the training's speed.
-                    throughput = Throughput::new(Instant::now());
+                    journal.begin();
                 }
             }
             let stopping = stop.load(Ordering::Relaxed);
-            let finished = self.progress.step >= self.total_steps && !self.epoch_is_open();
+            let finished = self.standing.is_finished();
             if due || stopping || finished {
-                self.save(log, observer)?;
+                self.save(journal)?;
             }
             if best {
                 self.keep_best()?;
             }
             if finished {
-                return Ok(Outcome::Finished(self.summary()));
+                return Ok(self.standing.finished());
             }
             if stopping {
-                let (step, checkpoint) = self.saved.clone().unwrap_or_default();
-                return Ok(Outcome::Stopped { checkpoint, step });
+                return Ok(self.standing.stopped());
             }
-            self.update(&mut batches, &mut throughput, log, observer)?;
+            self.update(&mut batches, journal)?;
         }
     }
 
-    fn update(
-        &mut self,
-        batches: &mut Batches,
-        throughput: &mut Throughput,
-        log: &mut Log,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        let (config, data) = (self.config, self.data);
+    fn update(&mut self, batches: &mut Batches, journal: &mut Journal<'_>) -> Result<()> {
+        let (accum, data) = (self.config.accum_iter, self.data);
         let (begun, waited_before) = (Instant::now(), batches.waited());
-        let Progress {
-            step,
-            epoch,
-            within,
-            ..
-        } = self.progress;
-        let (number, accum) = (step + 1, config.accum_iter as u64);
-        let fraction = (within * accum) as f64 / data.loader.steps_per_epoch() as f64;
-        let lr = config.schedule().at(epoch as f64 + fraction);
+        let (before, lr) = (self.standing.progress, self.standing.lr());
         let mut samples = vec![];
         for part in 0..accum {
-            let cursor = Cursor {
-                epoch,
-                step: within * accum + part,
-            };
-            let batch = next_batch(batches, cursor)?;
-            let (input, training) = self.batch(&batch, step * accum + part)?;
+            let batch = next_batch(batches, self.standing.cursor(part))?;
+            let number = before.step * accum as u64 + part as u64;
+            let (input, training) = self.batch(&batch, number)?;
             samples.extend_from_slice(batch.samples());
             drop(batch);
             self.stepper.batch(&input, &training, 1.0 / accum as f32)?;
         }
-        let Some(outcome) = self.stepper.apply(lr, number)? else {
-            return Ok(());
-        };
-        if outcome.halted {
-            // The batch's, where one has no loss; else all.
-            let guilty = match outcome.bad_batch {
-                Some(batch) => &samples[batch * config.batch_size..][..config.batch_size],
-                None => &samples[..],
-            };
-            let samples = guilty.iter().map(|id| data.train.describe(*id)).collect();
-            return Err(match outcome.grad_norm {
-                Some(norm) if outcome.loss.is_finite() => Error::NonFiniteGradient {
-                    step: number,
-                    norm: f64::from(norm),
-                    samples,
-                },
-                _ => Error::NonFiniteLoss {
-                    step: number,
-                    loss: outcome.loss,
-                    samples,
-                },
-            });
-        }
-        let loss = f64::from(outcome.loss);
-        self.progress = Progress {
-            step: number,
-            within: within + 1,
-            epoch_loss: self.progress.epoch_loss + loss,
-            ..self.progress
-        };
-        let images = config.batch_size as u64 * accum;
-        let waited = batches.waited().saturating_sub(waited_before);
-        throughput.add(images, waited);
-        observer.step(&StepReport {
-            step: number,
-            epoch,
-            loss,
+        let update = Underway {
+            step: before.step + 1,
+            epoch: before.epoch,
             lr,
-            images,
-            took: begun.elapsed(),
-            waited,
-        });
-        if number.is_multiple_of(config.log_every) || number == self.total_steps {
-            let rate = throughput.report(Instant::now());
-            let line = StepLine {
-                step: number,
-                epoch: number as f64 / data.steps_per_epoch as f64,
-                loss,
-                lr,
-                images_per_second: rate.images_per_second,
-                data_wait: rate.data_wait,
-                grad_norm: outcome
-                    .grad_norm
-                    .map(f64::from)
-                    .filter(|_| config.clip_grad.is_some()),
-                data: vec![],
-            };
-            log.write(&LogLine::Step(line.clone()))?;
-            observer.logged(&line);
+            images: (self.config.batch_size * accum) as u64,
+            samples,
+            begun,
+            waited: batches.waited().saturating_sub(waited_before),
+        };
+        self.stepper.apply(lr, update.step)?;
+        self.standing.queued();
+        if let Some(outcome) = self.stepper.update.outcome(true)? {
+            let plan = self.standing.plan;
+            update.check(&outcome, &plan, |id| data.train.describe(id))?;
+            self.standing.concluded(f64::from(outcome.loss));
+            journal.step(&update, &outcome, update.waited, &plan, Vec::new)?;
         }
         Ok(())
     }
@@ -386,8 +281,12 @@ impl<'a> Run<'a> {
                 self.data.train.describe(*id)
             )));
         }
-        let mixing = config.mixing()?;
-        let mix = mix_draw(&mixing, config.image_size(), config.seed, batch.cursor());
+        let mix = mix_draw(
+            &self.mixing,
+            config.image_size(),
+            config.seed,
+            batch.cursor(),
+        );
         let lambda = mix.as_ref().map(|mix| mix.lambda);
         let soft = targets::soft_targets(labels, classes, config.smoothing, lambda);
         let input = VitInput::labelled(vit, batch.pixels(), &soft)?;
@@ -429,143 +328,65 @@ impl<'a> Run<'a> {
     }
 
     /// Evaluates and logs at the end of an epoch.
-    fn end_epoch(
-        &mut self,
-        log: &mut Log,
-        stop: &AtomicBool,
-        observer: &mut dyn Observer,
-    ) -> Result<Ended> {
-        let Progress {
-            step,
-            epoch,
-            within,
-            epoch_loss,
-        } = self.progress;
-        let number = epoch + 1;
-        let due = number.is_multiple_of(self.config.eval_every) || step >= self.total_steps;
+    fn end_epoch(&mut self, stop: &AtomicBool, journal: &mut Journal<'_>) -> Result<Ended> {
+        let number = self.standing.progress.epoch + 1;
+        let last = self.standing.progress.step >= self.standing.plan.total_steps;
+        let due = number.is_multiple_of(self.config.eval_every) || last;
         let mut evaluation = None;
         if let Some(val) = self.data.val.as_ref().filter(|_| due) {
-            observer.validating();
+            journal.observer.validating();
             let Stepper { vit, workspace, .. } = &mut self.stepper;
             evaluation = evaluate::evaluate(vit, val, workspace, stop)?;
             if evaluation.is_none() {
                 return Ok(Ended::Stopped);
             }
         }
-        let best = evaluation.is_some_and(|Evaluation { accuracy, .. }| {
-            self.best.is_none_or(|best| accuracy.top1 > best.top1)
-        });
-        if let Some(Evaluation { accuracy, .. }) = evaluation.filter(|_| best) {
-            self.best = Some(Best {
+        let (loss, accuracy) = (
+            evaluation.map(|evaluation| evaluation.loss),
+            evaluation.map(|evaluation| evaluation.accuracy),
+        );
+        let before = self.standing.best;
+        let best = accuracy.filter(|now| before.is_none_or(|best| now.top1 > best.top1));
+        if let Some(Accuracy { top1, .. }) = best {
+            self.standing.best = Some(Best {
                 epoch: number,
-                top1: accuracy.top1,
+                top1,
             });
         }
-        let line = EpochLine {
-            step,
-            epoch: number,
-            loss: epoch_loss / within as f64,
-            val_loss: evaluation.map(|evaluation| evaluation.loss),
-            val_top1: evaluation.map(|evaluation| evaluation.accuracy.top1),
-            val_top5: evaluation.map(|evaluation| evaluation.accuracy.top5),
-            data: vec![],
-            seconds: self.seconds(),
-        };
-        log.write(&LogLine::Epoch(line.clone()))?;
-        observer.epoch(&line);
-        self.last_epoch = Some(line);
-        self.progress = Progress {
-            step,
-            epoch: number,
-            within: 0,
-            epoch_loss: 0.0,
-        };
-        Ok(Ended::Done { best })
+        self.standing.end_epoch((loss, accuracy), vec![], journal)?;
+        Ok(Ended::Done {
+            best: best.is_some(),
+        })
     }
 
     /// Saves a checkpoint, unless one stands for this step, and deletes those that are not kept.
-    fn save(&mut self, log: &Log, observer: &mut dyn Observer) -> Result<()> {
-        let Progress {
-            step,
-            epoch,
-            within,
-            epoch_loss,
-        } = self.progress;
-        if matches!(self.saved, Some((saved, _)) if saved == step) {
+    fn save(&mut self, journal: &mut Journal<'_>) -> Result<()> {
+        if self.standing.is_saved() {
             return Ok(());
         }
-        log.sync()?;
-        let state = RunState {
-            version: VERSION,
-            kind: RunKind::Finetune,
-            written_by: env!("CARGO_PKG_VERSION").to_owned(),
-            step,
-            steps_per_epoch: self.data.steps_per_epoch,
-            epoch,
-            batch: within * self.config.accum_iter as u64,
-            epoch_loss,
-            data_samples: vec![],
-            seconds: self.seconds(),
+        let saving = Saving {
+            config: self.config,
             dataset: self.data.train.digest().to_owned(),
             fingerprint: self.data.loader.fingerprint(),
-            best: self.best,
-            config: self.config.clone(),
-            files: Default::default(),
+            data_samples: vec![],
+            retention: Retention {
+                last: self.config.keep_last,
+                every: None,
+            },
         };
-        let folder = checkpoint::folder(&self.config.output_dir);
-        let Stepper { vit, adamw, .. } = &self.stepper;
-        let (model, moments) = (vit.state_dict()?, adamw.state(&vit.params)?);
-        let path = checkpoint::save(&folder, state, &model, &moments)?;
-        observer.saved(&path);
-        self.saved = Some((step, path));
-        let retention = Retention {
-            last: self.config.keep_last,
-            every: None,
-        };
-        checkpoint::prune(&folder, retention)
+        let Stepper { vit, update, .. } = &self.stepper;
+        let tensors = (&vit.state_dict()?, &update.adamw.state(&vit.params)?);
+        self.standing.save(saving, tensors, journal)
     }
 
     /// Keeps the checkpoint that stands as the best, if it is.
     fn keep_best(&self) -> Result<()> {
-        match (&self.saved, self.best) {
-            (Some((_, path)), Some(best))
-                if best.epoch == self.progress.epoch && self.progress.within == 0 =>
-            {
+        let Standing { progress, best, .. } = &self.standing;
+        match (self.standing.checkpoint(), best) {
+            (Some(path), Some(best)) if best.epoch == progress.epoch && progress.within == 0 => {
                 checkpoint::keep_as(path, &self.config.output_dir, BEST)
             }
             _ => Ok(()),
-        }
-    }
-
-    fn seconds(&self) -> f64 {
-        self.seconds_before + self.started.elapsed().as_secs_f64()
-    }
-
-    fn summary(&self) -> Summary {
-        let (step, checkpoint) = self.saved.clone().unwrap_or_default();
-        let last = self.last_epoch.as_ref();
-        Summary {
-            step,
-            loss: last.map(|line| line.loss),
-            val_loss: last.and_then(|line| line.val_loss),
-            val_top1: last.and_then(|line| line.val_top1),
-            best: self.best,
-            seconds: self.seconds(),
-            checkpoint,
-        }
-    }
-}
-
-/// The batch at `wanted`, passing over those at an epoch's end that fill no update.
-fn next_batch(batches: &mut Batches, wanted: Cursor) -> Result<HostBatch> {
-    loop {
-        let batch = batches.next().ok_or(Error::DataEnded {
-            epoch: wanted.epoch,
-            batch: wanted.step,
-        })??;
-        if batch.cursor() >= wanted {
-            debug_assert_eq!(batch.cursor(), wanted);
-            return Ok(batch);
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::config::raw::{one_or_many, over, read_toml};
 use crate::config::{DeviceKind, InputSize, Resume};
 use crate::error::Result;
 
+// Apart from RawPretrain, although much is the same: serde cannot flatten a part into a struct that denies unknown fields.
 /// Settings of a fine-tuning run as given; `None` is "not given".
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
@@ -36,7 +37,6 @@ pub struct RawFinetune {
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SPEC", help_heading = "Data"))]
     pub val_data: Option<Vec<String>>,
     /// Where labels come from: cls, or json:FIELD (for example json:wnid) [default: cls]
-    #[serde(default, with = "label_field", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "FIELD", help_heading = "Data")
@@ -101,6 +101,9 @@ pub struct RawFinetune {
     /// Attention heads of the encoder [default: the checkpoint's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub heads: Option<usize>,
+    /// Hidden width of the MLPs over `dim`; only a run's own settings have it
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub mlp_ratio: Option<f32>,
     /// Epsilon of the norms; only a run's own settings have it
     #[cfg_attr(feature = "cli", arg(skip))]
     pub norm_eps: Option<f32>,
@@ -357,29 +360,6 @@ impl<'de> Deserialize<'de> for AutoAugment {
     ) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// A label source as its text.
-pub(super) mod label_field {
-    use mae_loader::LabelSource;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(in crate::finetune) fn serialize<S: Serializer>(
-        source: &Option<LabelSource>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        match source {
-            Some(source) => serializer.collect_str(source),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(in crate::finetune) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<LabelSource>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(Some).map_err(serde::de::Error::custom)
     }
 }
 

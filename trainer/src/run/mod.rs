@@ -1,0 +1,315 @@
+//! What every kind of training run keeps: where it stands, how long it is, its batches in order, what became of its updates, its
+//! checkpoints.
+//!
+//! The loops are those of [`crate::pretrain()`] and [`crate::finetune()`]; what a run says to its log and to whoever watches is
+//! [`journal`]'s.
+
+mod journal;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mae_loader::{Batches, Cursor, HostBatch, SampleId};
+use mae_model::StateDict;
+
+use crate::checkpoint::retention::Retention;
+use crate::checkpoint::{self, Best, Checkpoint, RunConfig, RunState, VERSION};
+use crate::error::{Error, Result};
+use crate::eval::Accuracy;
+use crate::metrics::log::{DataCount, EpochLine};
+use crate::observer::{Outcome, Summary};
+use crate::output;
+use crate::schedule::CosineSchedule;
+
+pub(crate) use self::journal::Journal;
+
+/// Where a run stands between two updates, the queued ones done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Updates done.
+    pub(crate) step: u64,
+    /// The epoch, counted from 0, whose updates are being done or whose end is to come.
+    pub(crate) epoch: u64,
+    /// Updates done in it.
+    pub(crate) within: u64,
+    /// Sum of their losses.
+    pub(crate) epoch_loss: f64,
+}
+
+/// What a run's settings say of its length and of what it reports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Batches of an update.
+    pub(crate) accum_iter: usize,
+    /// Batches of an epoch, those at its end included that fill no update.
+    pub(crate) batches_per_epoch: u64,
+    /// Updates of an epoch.
+    pub(crate) steps_per_epoch: u64,
+    /// Updates of the whole run.
+    pub(crate) total_steps: u64,
+    /// The learning rate over the run.
+    pub(crate) schedule: CosineSchedule,
+    /// Updates from one line of the log to the next.
+    pub(crate) log_every: u64,
+    /// Whether gradients are clipped, so that their norm is logged.
+    pub(crate) clips: bool,
+}
+
+/// An update whose outcome may not be known yet.
+pub(crate) struct Underway {
+    /// Its number, counted from 1.
+    pub(crate) step: u64,
+    pub(crate) epoch: u64,
+    pub(crate) lr: f64,
+    pub(crate) images: u64,
+    pub(crate) samples: Vec<SampleId>,
+    pub(crate) begun: Instant,
+    /// How long it waited for data.
+    pub(crate) waited: Duration,
+}
+
+impl Underway {
+    /// Refuses to go on where `outcome` is that the update was not applied, naming the samples that may be why.
+    pub(crate) fn check(
+        &self,
+        outcome: &mae_model::Outcome,
+        plan: &Plan,
+        describe: impl Fn(SampleId) -> String,
+    ) -> Result<()> {
+        if !outcome.halted {
+            return Ok(());
+        }
+        let each = self.samples.len() / plan.accum_iter;
+        // The batch's, where one has no loss; else all.
+        let guilty = match outcome.bad_batch {
+            Some(batch) => &self.samples[batch * each..][..each],
+            None => &self.samples,
+        };
+        let (step, samples) = (self.step, guilty.iter().map(|id| describe(*id)).collect());
+        Err(match outcome.grad_norm {
+            Some(norm) if outcome.loss.is_finite() => Error::NonFiniteGradient {
+                step,
+                norm: f64::from(norm),
+                samples,
+            },
+            _ => Error::NonFiniteLoss {
+                step,
+                loss: outcome.loss,
+                samples,
+            },
+        })
+    }
+}
+
+/// The batch at `wanted`, passing over those at an epoch's end that fill no update.
+pub(crate) fn next_batch(batches: &mut Batches, wanted: Cursor) -> Result<HostBatch> {
+    loop {
+        let batch = batches.next().ok_or(Error::DataEnded {
+            epoch: wanted.epoch,
+            batch: wanted.step,
+        })??;
+        if batch.cursor() >= wanted {
+            debug_assert_eq!(batch.cursor(), wanted);
+            return Ok(batch);
+        }
+    }
+}
+
+/// What a checkpoint says of a run besides where it stands, and which checkpoints stay once it is there.
+pub(crate) struct Saving<'a, C> {
+    pub(crate) config: &'a C,
+    /// Digest of the data.
+    pub(crate) dataset: String,
+    /// What else decides the batches.
+    pub(crate) fingerprint: String,
+    /// Samples of each data set in the epoch's updates so far.
+    pub(crate) data_samples: Vec<u64>,
+    pub(crate) retention: Retention,
+}
+
+/// How far a run is.
+pub(crate) struct Standing {
+    pub(crate) plan: Plan,
+    pub(crate) progress: Progress,
+    /// The best evaluation, where the run has such.
+    pub(crate) best: Option<Best>,
+    /// The checkpoint that stands for a step, if any does.
+    saved: Option<(u64, PathBuf)>,
+    last_epoch: Option<EpochLine>,
+    /// Seconds of training in earlier parts of the run.
+    seconds_before: f64,
+    started: Instant,
+}
+
+impl Standing {
+    /// At the start, or where the checkpoint `from` is; `output_dir` is this run's folder.
+    pub(crate) fn new<C>(plan: Plan, output_dir: &Path, from: Option<&Checkpoint<C>>) -> Self {
+        let state = from.map(|checkpoint| &checkpoint.info.state);
+        Standing {
+            plan,
+            progress: state.map_or_else(Progress::default, |state| Progress {
+                step: state.step,
+                epoch: state.epoch,
+                within: state.batch / plan.accum_iter as u64,
+                epoch_loss: state.epoch_loss,
+            }),
+            best: state.and_then(|state| state.best),
+            saved: from
+                .filter(|checkpoint| output::holds(output_dir, &checkpoint.info.path))
+                .map(|checkpoint| (checkpoint.info.state.step, checkpoint.info.path.clone())),
+            last_epoch: None,
+            seconds_before: state.map_or(0.0, |state| state.seconds),
+            started: Instant::now(),
+        }
+    }
+
+    /// Whether an epoch's updates are done and its end (judging what came of it, its log line) is not.
+    pub(crate) fn epoch_is_open(&self) -> bool {
+        self.progress.within == self.plan.steps_per_epoch
+    }
+
+    /// Whether all updates and the last epoch's end are done.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.progress.step >= self.plan.total_steps && !self.epoch_is_open()
+    }
+
+    /// Whether a checkpoint of this step stands.
+    pub(crate) fn is_saved(&self) -> bool {
+        matches!(self.saved, Some((step, _)) if step == self.progress.step)
+    }
+
+    /// Where batch `part` of the next update is.
+    pub(crate) fn cursor(&self, part: usize) -> Cursor {
+        let Progress { epoch, within, .. } = self.progress;
+        Cursor {
+            epoch,
+            step: within * self.plan.accum_iter as u64 + part as u64,
+        }
+    }
+
+    /// The learning rate of the next update.
+    pub(crate) fn lr(&self) -> f64 {
+        let Cursor { epoch, step } = self.cursor(0);
+        let within = step as f64 / self.plan.batches_per_epoch as f64;
+        self.plan.schedule.at(epoch as f64 + within)
+    }
+
+    /// The next update is queued: what follows is the one behind it.
+    pub(crate) fn queued(&mut self) {
+        self.progress.step += 1;
+        self.progress.within += 1;
+    }
+
+    /// An update came to `loss`.
+    pub(crate) fn concluded(&mut self, loss: f64) {
+        self.progress.epoch_loss += loss;
+    }
+
+    /// Logs the epoch, with the loss and the accuracy on held-out data where they were measured, and begins the next one.
+    pub(crate) fn end_epoch(
+        &mut self,
+        (val_loss, accuracy): (Option<f64>, Option<Accuracy>),
+        data: Vec<DataCount>,
+        journal: &mut Journal<'_>,
+    ) -> Result<()> {
+        let Progress {
+            step,
+            epoch,
+            within,
+            epoch_loss,
+        } = self.progress;
+        let line = EpochLine {
+            step,
+            epoch: epoch + 1,
+            loss: epoch_loss / within as f64,
+            val_loss,
+            val_top1: accuracy.map(|accuracy| accuracy.top1),
+            val_top5: accuracy.map(|accuracy| accuracy.top5),
+            data,
+            seconds: self.seconds(),
+        };
+        journal.epoch(&line)?;
+        self.last_epoch = Some(line);
+        self.progress = Progress {
+            step,
+            epoch: epoch + 1,
+            within: 0,
+            epoch_loss: 0.0,
+        };
+        Ok(())
+    }
+
+    /// Saves a checkpoint and deletes those that are not kept.
+    pub(crate) fn save<C: RunConfig + Clone>(
+        &mut self,
+        saving: Saving<'_, C>,
+        (model, moments): (&StateDict, &StateDict),
+        journal: &mut Journal<'_>,
+    ) -> Result<()> {
+        journal.sync()?;
+        let Progress {
+            step,
+            epoch,
+            epoch_loss,
+            ..
+        } = self.progress;
+        let state = RunState {
+            version: VERSION,
+            kind: C::KIND,
+            written_by: env!("CARGO_PKG_VERSION").to_owned(),
+            step,
+            steps_per_epoch: self.plan.steps_per_epoch,
+            epoch,
+            batch: self.cursor(0).step,
+            epoch_loss,
+            data_samples: saving.data_samples,
+            seconds: self.seconds(),
+            dataset: saving.dataset,
+            fingerprint: saving.fingerprint,
+            best: self.best,
+            config: saving.config.clone(),
+            files: Default::default(),
+        };
+        let folder = checkpoint::folder(saving.config.output_dir());
+        let path = checkpoint::save(&folder, state, model, moments)?;
+        journal.observer.saved(&path);
+        self.saved = Some((step, path));
+        checkpoint::prune(&folder, saving.retention)
+    }
+
+    /// The checkpoint of the last save, or the one that the run began at.
+    pub(crate) fn checkpoint(&self) -> Option<&Path> {
+        self.saved.as_ref().map(|(_, path)| path.as_path())
+    }
+
+    /// Asked to stop, and saved.
+    pub(crate) fn stopped(&self) -> Outcome {
+        let (step, checkpoint) = self.saved.clone().unwrap_or_default();
+        Outcome::Stopped { checkpoint, step }
+    }
+
+    /// All done, and saved.
+    pub(crate) fn finished(&self) -> Outcome {
+        let (step, checkpoint) = self.saved.clone().unwrap_or_default();
+        let last = self.last_epoch.as_ref();
+        let Progress {
+            within, epoch_loss, ..
+        } = self.progress;
+        Outcome::Finished(Summary {
+            step,
+            loss: match within {
+                0 => last.map(|line| line.loss),
+                _ => Some(epoch_loss / within as f64),
+            },
+            val_loss: last.and_then(|line| line.val_loss),
+            val_top1: last.and_then(|line| line.val_top1),
+            best: self.best,
+            seconds: self.seconds(),
+            checkpoint,
+        })
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.started.elapsed().as_secs_f64()
+    }
+}
