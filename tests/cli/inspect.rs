@@ -117,14 +117,7 @@ fn shards_that_python_wrote_are_read() {
     );
 
     let small = scene
-        .mae(&[
-            "inspect",
-            &test,
-            "--cache",
-            "tiny",
-            "--cache-size",
-            "1MB",
-        ])
+        .mae(&["inspect", &test, "--cache", "tiny", "--cache-size", "1MB"])
         .failed(1);
     assert!(small.contains("--cache-size"), "{small}");
 }

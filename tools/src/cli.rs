@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mae_trainer::checkpoint::foreign::ImportOptions;
-use mae_trainer::config::InputSize;
+use mae_trainer::config::{ByteSize, InputSize};
 
 use crate::bench::BenchArgs;
 use crate::demo::DemoArgs;
@@ -19,7 +19,6 @@ use crate::inspect::InspectArgs;
 use crate::pretrain::PretrainArgs;
 use crate::selftest::SelftestArgs;
 use crate::shard::ShardArgs;
-use crate::units::parse_bytes;
 
 /// Pre-train masked autoencoders on sharded image datasets, and evaluate them.
 #[derive(Debug, Parser)]
@@ -73,8 +72,8 @@ pub(crate) struct CacheArgs {
     pub(crate) cache: Option<PathBuf>,
 
     /// Most bytes in that folder: 50G, 500M, …
-    #[arg(long, default_value = "32GiB", value_parser = parse_bytes, value_name = "SIZE")]
-    pub(crate) cache_size: u64,
+    #[arg(long, default_value = "32GiB", value_name = "SIZE")]
+    pub(crate) cache_size: ByteSize,
 }
 
 const OTHERS: &str = "Checkpoints of other programs";

@@ -40,7 +40,7 @@ pub(crate) struct IndexArgs {
 pub(crate) fn run(args: &IndexArgs) -> Result<Outcome> {
     let options = BuildOptions {
         cache_dir: args.cache.cache.clone(),
-        cache_bytes: args.cache.cache_size,
+        cache_bytes: args.cache.cache_size.0,
         checksums: !args.no_checksums,
         output: args.output.clone(),
     };

@@ -29,8 +29,8 @@ impl Data {
     pub(crate) fn open(config: &PretrainConfig) -> Result<Self> {
         let options = DatasetOptions {
             labels: LabelSource::None,
-            cache_dir: config.cache_dir.clone(),
-            cache_bytes: config.cache_bytes,
+            cache_dir: config.cache.clone(),
+            cache_bytes: config.cache_size.0,
             ..DatasetOptions::default()
         };
         let (train, parts) = open_training(config, &options)?;

@@ -50,10 +50,12 @@ pub fn build_index<S: AsRef<str>>(specs: &[S], options: &BuildOptions) -> Result
     let set = spec::resolve_on(specs, &net)?;
     for shard in &set.shards {
         let refused = match &shard.place {
-            Place::Pipe(_) => Some("what a pipe gives has no place to be found again; store it as a file first"),
-            Place::Url(url) if url.contains('?') => {
-                Some("a URL with a query, which may be a signature that expires, is not kept in an index")
+            Place::Pipe(_) => {
+                Some("what a pipe gives has no place to be found again; store it as a file first")
             }
+            Place::Url(url) if url.contains('?') => Some(
+                "a URL with a query, which may be a signature that expires, is not kept in an index",
+            ),
             Place::Url(_) if options.output.is_none() => Some(
                 "an index is not written to a server: name a file with --output; then give that file in place of the shards, or put it \
                  beside them as index.json, with their names for their URLs",
@@ -74,9 +76,7 @@ pub fn build_index<S: AsRef<str>>(specs: &[S], options: &BuildOptions) -> Result
     };
     let opened = open::open_all(&set, access, Indexes::Ignore)?;
     let shards: Vec<_> = set.shards.iter().zip(&opened).collect();
-    let entries = parallel::try_map(&shards, 1, |_, (shard, open)| {
-        entry(shard, open, options)
-    })?;
+    let entries = parallel::try_map(&shards, 1, |_, (shard, open)| entry(shard, open, options))?;
     if let Some(path) = &options.output {
         return Ok(vec![write(path, entries)?]);
     }

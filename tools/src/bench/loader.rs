@@ -144,7 +144,7 @@ pub(crate) fn run(args: &LoaderArgs) -> anyhow::Result<Outcome> {
     }
     let options = DatasetOptions {
         cache_dir: args.cache.cache.clone(),
-        cache_bytes: args.cache.cache_size,
+        cache_bytes: args.cache.cache_size.0,
         ..DatasetOptions::default()
     };
     let dataset = Arc::new(Dataset::open(&args.data, &options)?);

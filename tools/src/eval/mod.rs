@@ -138,8 +138,8 @@ fn open(
     let options = DatasetOptions {
         labels,
         classes,
-        cache_dir: cache.cache_dir.clone(),
-        cache_bytes: cache.cache_bytes,
+        cache_dir: cache.cache.clone(),
+        cache_bytes: cache.cache_size.0,
         ..DatasetOptions::default()
     };
     Ok(Arc::new(Dataset::open(specs, &options)?))

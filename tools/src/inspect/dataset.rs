@@ -62,7 +62,7 @@ pub(super) fn inspect(specs: &[String], args: &InspectArgs) -> Result<DatasetRep
     let options = DatasetOptions {
         labels: args.label_field.clone(),
         cache_dir: args.cache.cache.clone(),
-        cache_bytes: args.cache.cache_size,
+        cache_bytes: args.cache.cache_size.0,
         ..DatasetOptions::default()
     };
     let dataset = Dataset::open(specs, &options)?;

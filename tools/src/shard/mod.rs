@@ -19,8 +19,9 @@ use self::encode::Encoding;
 use self::pack::Packing;
 use self::source::Skipped;
 use crate::cli::CacheArgs;
-use crate::units::{parse_bytes, show_bytes, show_count};
+use crate::units::{show_bytes, show_count};
 use crate::{Outcome, Usage};
+use mae_trainer::config::ByteSize;
 
 /// Pack image files into tar shards that `mae` (and any WebDataset reader) streams
 ///
@@ -62,8 +63,8 @@ pub(crate) struct ShardArgs {
     max_count: u64,
 
     /// Bytes of source files (as they were, where they are re-encoded) after which a shard is full (3e9, 500MB, 2GiB)
-    #[arg(long, default_value = "3e9", value_parser = parse_bytes, value_name = "SIZE")]
-    max_size: u64,
+    #[arg(long, default_value = "3e9", value_name = "SIZE")]
+    max_size: ByteSize,
 
     /// Store the samples in random order (of use to readers that do not shuffle across shards, as mae does)
     #[arg(long)]
@@ -113,7 +114,7 @@ pub(crate) fn run(args: ShardArgs) -> Result<Outcome> {
     let packing = Packing {
         limits: Limits {
             max_count: args.max_count,
-            max_bytes: args.max_size,
+            max_bytes: args.max_size.0,
         },
         encoding: Encoding {
             reencode: args.reencode,

@@ -48,7 +48,7 @@ pub(super) fn find(spec: &str, cache: &CacheArgs) -> Result<Found> {
     let options = DatasetOptions {
         labels: LabelSource::None,
         cache_dir: cache.cache.clone(),
-        cache_bytes: cache.cache_size,
+        cache_bytes: cache.cache_size.0,
         ..DatasetOptions::default()
     };
     let dataset = Arc::new(Dataset::open(&[spec], &options)?);

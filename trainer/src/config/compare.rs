@@ -38,8 +38,8 @@ pub(crate) const ALWAYS_FREE: &[&str] = &[
     "model", // Its dimensions are compared one by one.
     "max_bad_fraction",
     "prefetch",
-    "cache_dir",
-    "cache_bytes",
+    "cache",
+    "cache_size",
     "keep_last",
     "log_every",
     "eval_every",
@@ -183,7 +183,7 @@ mod tests {
     fn every_free_setting_exists() {
         let all = config(RawPretrain {
             max_steps: Some(1),
-            cache_dir: Some("c".into()),
+            cache: Some("c".into()),
             checkpoint_every: Some(1),
             keep_every: Some(1),
             ..Default::default()

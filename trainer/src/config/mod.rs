@@ -21,7 +21,7 @@ pub use compare::Difference;
 pub use raw::RawPretrain;
 pub use sources::Sources;
 pub(crate) use sources::misread;
-pub use values::{DeviceKind, InputSize, Resume, WindowSize};
+pub use values::{ByteSize, DeviceKind, InputSize, Resume, WindowSize};
 
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
@@ -90,8 +90,8 @@ pub struct PretrainConfig {
     pub max_bad_fraction: f64,
     pub prefetch: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache_dir: Option<PathBuf>,
-    pub cache_bytes: u64,
+    pub cache: Option<PathBuf>,
+    pub cache_size: ByteSize,
 
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<u64>,
@@ -185,10 +185,10 @@ impl PretrainConfig {
             decode_quality,
             max_bad_fraction: raw.max_bad_fraction.unwrap_or(0.01),
             prefetch: raw.prefetch.unwrap_or(4),
-            cache_dir: raw.cache_dir,
-            cache_bytes: raw
-                .cache_bytes
-                .unwrap_or_else(|| DatasetOptions::default().cache_bytes),
+            cache: raw.cache,
+            cache_size: raw
+                .cache_size
+                .unwrap_or_else(|| ByteSize(DatasetOptions::default().cache_bytes)),
             checkpoint_every: raw.checkpoint_every,
             keep_last: raw.keep_last.unwrap_or(3),
             keep_every: raw.keep_every,

@@ -10,7 +10,7 @@ use mae_model::Precision;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::values::{DeviceKind, InputSize, Resume, WindowSize};
+use super::values::{ByteSize, DeviceKind, InputSize, Resume, WindowSize};
 use crate::error::{Error, Result};
 
 /// Settings of a pre-training run as given; `None` is "not given".
@@ -263,15 +263,15 @@ pub struct RawPretrain {
     /// Batches prepared ahead [default: 4]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub prefetch: Option<usize>,
-    /// Where compressed shards are inflated to [default: a folder in the system's temporary folder]
+    /// Where shards lie whole that are compressed, or on servers without ranges; where it is given, shards of all servers are kept
+    /// there [default: a folder in the system's temporary folder]
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Data"))]
-    pub cache_dir: Option<PathBuf>,
-    /// How large that folder may grow, in bytes [default: 32 GiB]
-    #[cfg_attr(
-        feature = "cli",
-        arg(long, value_name = "BYTES", help_heading = "Data")
-    )]
-    pub cache_bytes: Option<u64>,
+    #[serde(alias = "cache_dir")]
+    pub cache: Option<PathBuf>,
+    /// How large that folder may grow: 50G, 500M, … [default: 32GiB]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SIZE", help_heading = "Data"))]
+    #[serde(alias = "cache_bytes")]
+    pub cache_size: Option<ByteSize>,
 
     /// Save every so many updates [default: at the end of every epoch]
     #[cfg_attr(

@@ -61,6 +61,81 @@ impl Serialize for InputSize {
     }
 }
 
+/// A number of bytes, as people write it: `50G`, `500MB`, `1.5GiB`, `3e9`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+const UNITS: [(&str, u64); 8] = [
+    ("TiB", 1 << 40),
+    ("TB", 1_000_000_000_000),
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("kB", 1000),
+];
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is not a size: write bytes, 3e9, 500MB or 2GiB");
+        let text = text.trim();
+        let unit_at = text
+            .find(|c: char| c.is_ascii_alphabetic() && !matches!(c, 'e' | 'E'))
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(unit_at);
+        let factor = match unit {
+            "" | "b" | "B" => 1,
+            _ => {
+                UNITS
+                    .iter()
+                    .find(|(name, _)| {
+                        name.eq_ignore_ascii_case(unit)
+                            || (unit.len() == 1
+                                && name.len() == 2
+                                && name[..1].eq_ignore_ascii_case(unit))
+                    })
+                    .ok_or_else(bad)?
+                    .1
+            }
+        };
+        let bytes = number.trim().parse::<f64>().map_err(|_| bad())? * factor as f64;
+        // Above 2^53 a float no longer holds every byte, and no disk does either.
+        if (1.0..9e15).contains(&bytes) {
+            Ok(Self(bytes.round() as u64))
+        } else {
+            Err(bad())
+        }
+    }
+}
+
+impl fmt::Display for ByteSize {
+    /// In the largest unit that gives a whole number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match UNITS
+            .iter()
+            .find(|(_, bytes)| self.0.is_multiple_of(*bytes))
+        {
+            Some((name, bytes)) if self.0 > 0 => write!(f, "{}{name}", self.0 / bytes),
+            _ => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer)
+    }
+}
+
 /// Over how many shards at a time the samples are shuffled: `all` or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowSize {
@@ -239,6 +314,25 @@ impl<'de> Deserialize<'de> for Resume {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_read_and_print() {
+        for (text, bytes, shown) in [
+            ("3e9", 3_000_000_000, "3GB"),
+            ("500MB", 500_000_000, "500MB"),
+            ("50g", 50_000_000_000, "50GB"),
+            ("1.5GiB", 3 << 29, "1536MiB"),
+            ("10k", 10_000, "10kB"),
+            ("1234567", 1_234_567, "1234567"),
+        ] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+            assert_eq!(ByteSize(bytes).to_string(), shown);
+            assert_eq!(shown.parse(), Ok(ByteSize(bytes)), "{shown}");
+        }
+        for text in ["", "0", "-1", "x", "3 apples", "1e99", "nan", "GB"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_read_and_print() {

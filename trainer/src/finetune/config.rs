@@ -12,7 +12,7 @@ use crate::checkpoint::foreign::ImportOptions;
 use crate::checkpoint::{RunConfig, RunKind};
 use crate::config::common::{self, invalid};
 use crate::config::compare::differences;
-use crate::config::{DeviceKind, Difference, InputSize, Resume};
+use crate::config::{ByteSize, DeviceKind, Difference, InputSize, Resume};
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
 
@@ -87,8 +87,8 @@ pub struct FinetuneConfig {
     pub max_bad_fraction: f64,
     pub prefetch: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache_dir: Option<PathBuf>,
-    pub cache_bytes: u64,
+    pub cache: Option<PathBuf>,
+    pub cache_size: ByteSize,
 
     pub keep_last: usize,
     pub log_every: u64,
@@ -197,10 +197,10 @@ impl FinetuneConfig {
             decode_quality,
             max_bad_fraction: raw.max_bad_fraction.unwrap_or(0.01),
             prefetch: raw.prefetch.unwrap_or(4),
-            cache_dir: raw.cache_dir,
-            cache_bytes: raw
-                .cache_bytes
-                .unwrap_or_else(|| DatasetOptions::default().cache_bytes),
+            cache: raw.cache,
+            cache_size: raw
+                .cache_size
+                .unwrap_or_else(|| ByteSize(DatasetOptions::default().cache_bytes)),
             keep_last: raw.keep_last.unwrap_or(1),
             log_every: raw.log_every.unwrap_or(20),
             eval_every: raw.eval_every.unwrap_or(1),

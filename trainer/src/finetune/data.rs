@@ -22,8 +22,8 @@ impl Data {
     pub(super) fn open(config: &FinetuneConfig) -> Result<Self> {
         let options = DatasetOptions {
             labels: config.label_field.clone(),
-            cache_dir: config.cache_dir.clone(),
-            cache_bytes: config.cache_bytes,
+            cache_dir: config.cache.clone(),
+            cache_bytes: config.cache_size.0,
             ..DatasetOptions::default()
         };
         let train = Arc::new(Dataset::open(&config.data, &options)?);

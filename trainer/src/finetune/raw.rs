@@ -8,7 +8,7 @@ use mae_model::{Pooling, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::config::raw::{one_or_many, over, read_toml};
-use crate::config::{DeviceKind, InputSize, Resume};
+use crate::config::{ByteSize, DeviceKind, InputSize, Resume};
 use crate::error::Result;
 
 // Apart from RawPretrain, although much is the same: serde cannot flatten a part into a struct that denies unknown fields.
@@ -294,15 +294,15 @@ pub struct RawFinetune {
     /// Batches prepared ahead [default: 4]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Data"))]
     pub prefetch: Option<usize>,
-    /// Where compressed shards are inflated to [default: a folder in the system's temporary folder]
+    /// Where shards lie whole that are compressed, or on servers without ranges; where it is given, shards of all servers are kept
+    /// there [default: a folder in the system's temporary folder]
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Data"))]
-    pub cache_dir: Option<PathBuf>,
-    /// How large that folder may grow, in bytes [default: 32 GiB]
-    #[cfg_attr(
-        feature = "cli",
-        arg(long, value_name = "BYTES", help_heading = "Data")
-    )]
-    pub cache_bytes: Option<u64>,
+    #[serde(alias = "cache_dir")]
+    pub cache: Option<PathBuf>,
+    /// How large that folder may grow: 50G, 500M, … [default: 32GiB]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SIZE", help_heading = "Data"))]
+    #[serde(alias = "cache_bytes")]
+    pub cache_size: Option<ByteSize>,
 
     /// Checkpoints kept, newest first, besides the best [default: 1]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Output"))]

@@ -95,7 +95,7 @@ fn every_free_setting_exists() {
     let all = resolve(RawFinetune {
         checkpoint_key: Some("k".into()),
         model: Some("mae-tiny-patch4".into()),
-        cache_dir: Some("c".into()),
+        cache: Some("c".into()),
         ..raw()
     });
     let fields = serde_json::to_value(all.unwrap()).unwrap();
