@@ -44,6 +44,7 @@ mod init;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
 pub mod kernels;
 pub mod mae;
+pub mod masks;
 pub mod memory;
 mod names;
 pub mod ops;
@@ -67,6 +68,7 @@ pub use error::{Error, Result};
 pub use feed::{Feeder, HostInput};
 pub use flops::Flops;
 pub use mae::{Mae, MaeInput, MaeWorkspace};
+pub use masks::ids_keep;
 pub use memory::StepMemory;
 pub use names::{StateDict, StateTensor};
 pub use ops::Accumulate;
