@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::operation::KINDS;
 use super::*;
-use crate::decode::{Decoder, PngDecoder, Rect, Wanted};
+use crate::decode::{Decoder, PngDecoder, Wanted};
 use crate::rng::{Key, Purpose};
 
 #[derive(Deserialize)]
@@ -44,18 +44,9 @@ fn golden() -> Golden {
 /// Pixels and size.
 fn read(file: &str, channels: usize) -> (Vec<u8>, ImageSize) {
     let bytes = std::fs::read(folder().join(file)).unwrap();
-    let whole = |size: ImageSize| {
-        let (width, height) = (size.width, size.height);
-        let part = Rect {
-            x: 0,
-            y: 0,
-            width,
-            height,
-        };
-        Ok(Wanted { part, size })
-    };
+    let mut whole = |size| Ok(Wanted::whole(size));
     let mut decoder = PngDecoder::new(channels, 1 << 20);
-    let region = decoder.decode(&bytes, &mut { whole }).unwrap();
+    let region = decoder.decode(&bytes, &mut whole).unwrap();
     (region.pixels.to_vec(), region.size)
 }
 
