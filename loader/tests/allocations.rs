@@ -1,14 +1,18 @@
 //! What a loader allocates once it has warmed up, C code included: this file's `malloc` stands in for the system's.
 #![cfg(all(feature = "turbo", target_os = "linux", target_env = "gnu"))]
 
+mod common;
+
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use jpeg_encoder::SamplingFactor;
 use mae_loader::{
     Cursor, Dataset, DatasetOptions, DecoderKind, Loader, RandAugment, TrainTransform, Transform,
 };
+
+use common::{jpeg, tar};
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
@@ -51,45 +55,37 @@ unsafe extern "C" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
     unsafe { __libc_realloc(old, size) }
 }
 
-const WIDTH: u16 = 500;
-const HEIGHT: u16 = 375;
-const SAMPLES: u32 = 64;
+const WIDTH: usize = 500;
+const HEIGHT: usize = 375;
+const SAMPLES: usize = 64;
 
 /// A shard of JPEGs as photographs are: chroma at half size, quality 90.
 fn dataset(folder: &std::path::Path) -> Arc<Dataset> {
-    let file = std::fs::File::create(folder.join("a.tar")).unwrap();
-    let mut tar = tar::Builder::new(file);
-    for number in 0..SAMPLES {
-        let pixel = |i: u32| {
-            let (x, y) = (i % u32::from(WIDTH), i / u32::from(WIDTH));
-            let noise = (i ^ number).wrapping_mul(0x9e37_79b9) >> 29;
-            [
-                ((x + number) / 2 + noise) as u8,
-                (y / 2 + noise) as u8,
-                ((x + y) / 4) as u8,
-            ]
+    let samples = (0..SAMPLES).map(|number| {
+        let value = |i: usize| {
+            let (pixel, channel) = (i / 3, i % 3);
+            let (x, y) = (pixel % WIDTH, pixel / WIDTH);
+            let noise = ((pixel ^ number) as u32).wrapping_mul(0x9e37_79b9) >> 29;
+            match channel {
+                0 => (((x + number) / 2) as u32 + noise) as u8,
+                1 => ((y / 2) as u32 + noise) as u8,
+                _ => ((x + y) / 4) as u8,
+            }
         };
-        let pixels: Vec<u8> = (0..u32::from(WIDTH) * u32::from(HEIGHT))
-            .flat_map(pixel)
-            .collect();
-        let mut bytes = Vec::new();
-        let mut encoder = Encoder::new(&mut bytes, 90);
-        encoder.set_sampling_factor(SamplingFactor::F_2_2);
-        encoder
-            .encode(&pixels, WIDTH, HEIGHT, ColorType::Rgb)
-            .unwrap();
-        let mut header = tar::Header::new_ustar();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, format!("{number:04}.jpg"), &bytes[..])
-            .unwrap();
-    }
-    tar.finish().unwrap();
+        let jpeg = jpeg(
+            (WIDTH, HEIGHT),
+            |encoder| encoder.set_sampling_factor(SamplingFactor::F_2_2),
+            value,
+        );
+        (format!("{number:04}.jpg"), jpeg)
+    });
+    tar(&folder.join("a.tar"), samples);
     let spec = folder.join("a.tar");
     Arc::new(Dataset::open(&[spec.to_str().unwrap()], &DatasetOptions::default()).unwrap())
 }
 
-/// Allocations, bytes, and the largest one, over four epochs after four of warm-up; a sample each.
+/// Allocations, bytes, and the largest one, over four epochs after four of warm-up; a sample each. One worker: of several, one might see
+/// its first large image only after the warm-up.
 fn steady(
     dataset: &Arc<Dataset>,
     decoder: DecoderKind,
@@ -98,7 +94,7 @@ fn steady(
     let loader = Loader::builder(Arc::clone(dataset))
         .batch_size(16)
         .masks(196, 49)
-        .threads(2)
+        .threads(1)
         .epochs(8)
         .decoder(decoder)
         .transform(Transform::Train(TrainTransform {
@@ -131,7 +127,7 @@ fn no_pixel_sized_allocation_in_steady_state() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(folder.path());
     // The smallest crop there is has a fifth of the area.
-    let pixels = usize::from(WIDTH) * usize::from(HEIGHT);
+    let pixels = WIDTH * HEIGHT;
     // So many operations that each was there in the warm-up.
     let operations: Option<RandAugment> = Some("rand-m9-n16-p1-mstd0.5-inc1".parse().unwrap());
     for (name, decoder, augment) in [

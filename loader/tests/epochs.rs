@@ -2,6 +2,8 @@
 //! threads and windows: every sample once up to the stated remainder, equally many batches for every rank, and the bytes at a place
 //! whatever else is set.
 
+mod common;
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,39 +14,21 @@ use mae_loader::{
 };
 use proptest::prelude::*;
 
+use common::{jpeg, tar};
+
 /// Shards of `counts` samples, each a small picture of its own with its number as class.
 fn dataset(folder: &Path, counts: &[usize]) -> Arc<Dataset> {
-    let mut number = 0;
+    let mut next = 0;
     for (shard, &count) in counts.iter().enumerate() {
-        let file = std::fs::File::create(folder.join(format!("s-{shard:03}.tar"))).unwrap();
-        let mut tar = tar::Builder::new(file);
-        for _ in 0..count {
-            let (width, height) = (9 + number % 5, 8 + number % 7);
-            let pixels: Vec<u8> = (0..width * height * 3)
-                .map(|i| (i * 5 + number * 37) as u8)
-                .collect();
-            let mut jpeg = Vec::new();
-            jpeg_encoder::Encoder::new(&mut jpeg, 90)
-                .encode(
-                    &pixels,
-                    width as u16,
-                    height as u16,
-                    jpeg_encoder::ColorType::Rgb,
-                )
-                .unwrap();
-            for (suffix, data) in [
-                ("jpg", jpeg.as_slice()),
-                ("cls", number.to_string().as_bytes()),
-            ] {
-                let mut header = tar::Header::new_gnu();
-                header.set_size(data.len() as u64);
-                header.set_mode(0o644);
-                tar.append_data(&mut header, format!("{number:04}.{suffix}"), data)
-                    .unwrap();
-            }
-            number += 1;
-        }
-        tar.into_inner().unwrap();
+        let samples = (next..next + count).flat_map(|number| {
+            let size = (9 + number % 5, 8 + number % 7);
+            let jpeg = jpeg(size, |_| (), |i| (i * 5 + number * 37) as u8);
+            let class = number.to_string().into_bytes();
+            [("jpg", jpeg), ("cls", class)]
+                .map(|(suffix, content)| (format!("{number:04}.{suffix}"), content))
+        });
+        tar(&folder.join(format!("s-{shard:03}.tar")), samples);
+        next += count;
     }
     let options = DatasetOptions {
         labels: LabelSource::Cls,

@@ -1,6 +1,8 @@
 //! What fine-tuning asks for, through the public face: random augmentation and boxes to erase are the same with any number of threads and
 //! from any batch on, and change nothing else of a batch.
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,38 +11,24 @@ use mae_loader::{
     RandAugment, TrainTransform, Transform,
 };
 
+use common::{jpeg, tar};
+
 const SIDE: usize = 24;
 const SAMPLES: usize = 48;
 
 /// Small pictures with edges and texture.
 fn dataset(folder: &Path) -> Arc<Dataset> {
-    let file = std::fs::File::create(folder.join("a.tar")).unwrap();
-    let mut tar = tar::Builder::new(file);
-    for number in 0..SAMPLES {
+    let samples = (0..SAMPLES).map(|number| {
         let (width, height) = (40 + number % 9, 34 + number % 7);
-        let pixels: Vec<u8> = (0..width * height * 3)
-            .map(|i| {
-                let (x, y) = (i / 3 % width, i / 3 / width);
-                let edge = usize::from((x / 8 + y / 6 + number).is_multiple_of(2));
-                (edge * 120 + x * 2 + (i * 7 + number) % 11) as u8
-            })
-            .collect();
-        let mut jpeg = Vec::new();
-        jpeg_encoder::Encoder::new(&mut jpeg, 95)
-            .encode(
-                &pixels,
-                width as u16,
-                height as u16,
-                jpeg_encoder::ColorType::Rgb,
-            )
-            .unwrap();
-        let mut header = tar::Header::new_gnu();
-        header.set_size(jpeg.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, format!("{number:04}.jpg"), jpeg.as_slice())
-            .unwrap();
-    }
-    tar.into_inner().unwrap();
+        let value = |i: usize| {
+            let (x, y) = (i / 3 % width, i / 3 / width);
+            let edge = usize::from((x / 8 + y / 6 + number).is_multiple_of(2));
+            (edge * 120 + x * 2 + (i * 7 + number) % 11) as u8
+        };
+        let jpeg = jpeg((width, height), |_| (), value);
+        (format!("{number:04}.jpg"), jpeg)
+    });
+    tar(&folder.join("a.tar"), samples);
     let spec = folder.to_str().unwrap();
     Arc::new(Dataset::open(&[spec], &DatasetOptions::default()).unwrap())
 }

@@ -1,35 +1,34 @@
 //! The loader's memory stays under the sum that it states, on any number of threads, over many epochs.
 #![cfg(target_os = "linux")]
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use mae_loader::{Cursor, Dataset, DatasetOptions, Loader};
 
-const WIDTH: u16 = 320;
-const HEIGHT: u16 = 240;
+use common::{jpeg, tar};
+
+const WIDTH: usize = 320;
+const HEIGHT: usize = 240;
 
 fn dataset(folder: &Path) -> Arc<Dataset> {
-    let mut tar = tar::Builder::new(std::fs::File::create(folder.join("a.tar")).unwrap());
-    for number in 0..48u32 {
+    let samples = (0..48).map(|number| {
         // Sizes differ, so that what threads hold on to grows while they work.
-        let (width, height) = (WIDTH - number as u16, HEIGHT - (number * 7 % 48) as u16);
-        let pixels: Vec<u8> = (0..u32::from(width) * u32::from(height) * 3)
-            .map(|i| ((i ^ number).wrapping_mul(0x9e37_79b9) >> 27) as u8 + (i / 4096) as u8)
-            .collect();
-        let mut bytes = Vec::new();
-        let mut encoder = jpeg_encoder::Encoder::new(&mut bytes, 90);
-        encoder.set_progressive(number % 4 == 0);
-        encoder
-            .encode(&pixels, width, height, jpeg_encoder::ColorType::Rgb)
-            .unwrap();
-        let mut header = tar::Header::new_ustar();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, format!("{number:04}.jpg"), &bytes[..])
-            .unwrap();
-    }
-    tar.finish().unwrap();
+        let size = (WIDTH - number, HEIGHT - number * 7 % 48);
+        let value = |i: usize| {
+            let noise = ((i ^ number) as u32).wrapping_mul(0x9e37_79b9) >> 27;
+            noise as u8 + (i / 4096) as u8
+        };
+        let jpeg = jpeg(
+            size,
+            |encoder| encoder.set_progressive(number % 4 == 0),
+            value,
+        );
+        (format!("{number:04}.jpg"), jpeg)
+    });
+    tar(&folder.join("a.tar"), samples);
     let spec = folder.join("a.tar");
     Arc::new(Dataset::open(&[spec.to_str().unwrap()], &DatasetOptions::default()).unwrap())
 }
@@ -58,7 +57,7 @@ fn peak_memory_stays_within_the_bound() {
             .batch_size(16)
             .masks(196, 49)
             .threads(threads)
-            .max_pixels(u64::from(WIDTH) * u64::from(HEIGHT))
+            .max_pixels((WIDTH * HEIGHT) as u64)
             .epochs(40)
             .build()
             .unwrap();

@@ -18,17 +18,7 @@ fn read(file: &str, channels: usize) -> (Vec<u8>, ImageSize) {
     } else {
         Box::new(PngDecoder::new(channels, 1 << 20))
     };
-    let whole = |size: ImageSize| {
-        Ok(Wanted {
-            part: Rect {
-                x: 0,
-                y: 0,
-                width: size.width,
-                height: size.height,
-            },
-            size,
-        })
-    };
+    let whole = |size: ImageSize| Ok(Wanted::whole(size));
     let region = decoder.decode(&bytes, &mut { whole }).unwrap();
     (region.pixels.to_vec(), region.size)
 }

@@ -1,5 +1,7 @@
 //! From shards on disk to batches, through the public face.
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,14 +10,11 @@ use mae_loader::{
     RandAugment, TrainTransform, Transform, Window,
 };
 
+use common::{jpeg, tar};
+
 /// A plain image of one colour.
-fn image(colour: [u8; 3], width: u16, height: u16) -> Vec<u8> {
-    let pixels = colour.repeat(usize::from(width) * usize::from(height));
-    let mut bytes = Vec::new();
-    jpeg_encoder::Encoder::new(&mut bytes, 95)
-        .encode(&pixels, width, height, jpeg_encoder::ColorType::Rgb)
-        .unwrap();
-    bytes
+fn image(colour: [u8; 3], width: usize, height: usize) -> Vec<u8> {
+    jpeg((width, height), |_| (), |i| colour[i % 3])
 }
 
 fn colour(number: usize) -> [u8; 3] {
@@ -24,23 +23,16 @@ fn colour(number: usize) -> [u8; 3] {
 
 /// Writes shards of `counts` samples, the colour and class of each given by its number.
 fn write_shards(folder: &Path, counts: &[usize]) {
-    let mut number = 0;
+    let mut next = 0;
     for (shard, &count) in counts.iter().enumerate() {
-        let file = std::fs::File::create(folder.join(format!("train-{shard:06}.tar"))).unwrap();
-        let mut tar = tar::Builder::new(file);
-        for _ in 0..count {
-            let mut append = |suffix: &str, data: &[u8]| {
-                let mut header = tar::Header::new_gnu();
-                header.set_size(data.len() as u64);
-                header.set_mode(0o644);
-                tar.append_data(&mut header, format!("{number:04}.{suffix}"), data)
-                    .unwrap();
-            };
-            append("jpg", &image(colour(number), 20 + number as u16, 24));
-            append("cls", (number % 10).to_string().as_bytes());
-            number += 1;
-        }
-        tar.into_inner().unwrap();
+        let samples = (next..next + count).flat_map(|number| {
+            let image = image(colour(number), 20 + number, 24);
+            let class = (number % 10).to_string().into_bytes();
+            [("jpg", image), ("cls", class)]
+                .map(|(suffix, content)| (format!("{number:04}.{suffix}"), content))
+        });
+        tar(&folder.join(format!("train-{shard:06}.tar")), samples);
+        next += count;
     }
 }
 

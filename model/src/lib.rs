@@ -45,6 +45,7 @@ pub mod input;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
 pub mod kernels;
 pub mod mae;
+pub mod masks;
 pub mod memory;
 mod names;
 pub mod ops;
@@ -69,6 +70,7 @@ pub use feed::{Feeder, HostInput};
 pub use flops::Flops;
 pub use input::MaeInput;
 pub use mae::{Mae, MaeWorkspace};
+pub use masks::ids_keep;
 pub use memory::StepMemory;
 pub use names::{StateDict, StateTensor};
 pub use ops::Accumulate;

@@ -34,12 +34,10 @@ fn the_loader_is_timed_for_each_number_of_threads() {
             let milliseconds = run["milliseconds_per_sample"][stage].as_f64().unwrap();
             assert!(milliseconds > 0.0, "{stage}: {run}");
         }
-        for share in ["workers_waiting", "consumer_waiting"] {
-            assert!(
-                (0.0..=1.05).contains(&run[share].as_f64().unwrap()),
-                "{run}"
-            );
-        }
+        // The consumer waits in its own windows; a worker's waiting counts where it ends, and may have begun before.
+        let share = |of: &str| run[of].as_f64().unwrap();
+        assert!((0.0..=1.001).contains(&share("consumer_waiting")), "{run}");
+        assert!(share("workers_waiting") >= 0.0, "{run}");
         assert_eq!(run["bad_samples"], 0);
     }
     let table = scene.mae(&args).done().stdout;

@@ -1,23 +1,15 @@
 //! `mae pretrain`: settings from flags and files, killed and stopped runs that go on, a full disk.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::run::Scene;
+use super::run::{SMALL_MODEL, Scene};
 
 /// A run of 240 updates, 6 an epoch, that takes a second or so; a checkpoint every 5 of them.
 const SETTINGS: &str = r#"
 data = "data"
-model = "mae-micro-patch4"
-input-size = 16
-dim = 24
-depth = 2
-heads = 2
-decoder-dim = 16
-decoder-depth = 1
-decoder-heads = 2
 batch-size = 4
 accum-iter = 2
 epochs = 40
@@ -30,12 +22,8 @@ checkpoint-every = 5
 "#;
 
 fn scene() -> Scene {
-    let scene = Scene::new();
-    scene.image_folder("photos", 3, 17);
-    scene
-        .mae(&["shard", "photos", "data", "--max-count", "20"])
-        .done();
-    scene.write("run.toml", SETTINGS.as_bytes());
+    let scene = Scene::with_shards();
+    scene.write("run.toml", [SMALL_MODEL, SETTINGS].concat().as_bytes());
     scene
 }
 
@@ -84,15 +72,16 @@ fn start(scene: &Scene, args: &[&str]) -> Child {
         .expect("mae starts")
 }
 
-fn wait_for(path: &Path) {
-    let began = Instant::now();
-    while !path.exists() {
-        assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "{} did not appear",
-            path.display()
-        );
-        std::thread::sleep(Duration::from_millis(2));
+fn stderr(child: &mut Child) -> BufReader<ChildStderr> {
+    BufReader::new(child.stderr.take().expect("a pipe"))
+}
+
+/// Reads up to a line with `part`.
+fn wait_for(part: &str, stderr: &mut impl BufRead) {
+    let mut said = String::new();
+    while !said.lines().last().is_some_and(|line| line.contains(part)) {
+        let read = stderr.read_line(&mut said).expect("text");
+        assert!(read > 0, "ended without saying `{part}`: {said}");
     }
 }
 
@@ -110,29 +99,33 @@ fn killed_at_any_moment_it_goes_on_to_the_same_end() {
     let began = Instant::now();
     scene.mae(&run_of("straight", &[])).done();
     // What the clock ends in is as good as random; most kills fall into the run, some before its first checkpoint.
-    let whole = began.elapsed().as_micros() as u64;
-    let random = || {
+    let mut latest = began.elapsed().as_micros() as u64 / 2;
+    let random = |below: u64| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        u64::from(now.expect("a clock").subsec_micros()) * 7919 % (whole / 2)
+        u64::from(now.expect("a clock").subsec_micros()) * 7919 % below.max(1)
     };
     let mut kills = vec![];
     while kills.len() < 6 {
         let mut child = start(&scene, &run_of("killed", &["--resume", "auto"]));
-        let delay = Duration::from_micros(random());
+        let delay = Duration::from_micros(random(latest));
         std::thread::sleep(delay);
         let finished = child.try_wait().expect("a status").is_some();
         child.kill().expect("killed");
         child.wait().expect("a status");
-        if finished {
+        if !finished {
+            kills.push(delay);
+        } else if kills.is_empty() {
+            // The machine has become faster meanwhile: again from the start, and sooner.
+            fs::remove_dir_all(scene.path("killed")).expect("removed");
+            latest /= 2;
+        } else {
             break;
         }
-        kills.push(delay);
     }
-    assert!(!kills.is_empty(), "the run ended before it could be killed");
     scene.mae(&run_of("killed", &["--resume", "auto"])).done();
     assert!(
         result(&scene, "killed") == result(&scene, "straight"),
-        "killed after {kills:?} of {whole} µs"
+        "killed after {kills:?}"
     );
     assert!(
         scene
@@ -146,16 +139,29 @@ fn killed_at_any_moment_it_goes_on_to_the_same_end() {
 #[test]
 fn a_signal_saves_and_says_how_to_go_on() {
     let scene = scene();
-    scene.mae(&run_of("straight", &[])).done();
-    let child = start(&scene, &run_of("stopped", &[]));
-    wait_for(&scene.path("stopped/checkpoints/step-00000005"));
+    // Far more epochs than pass before the signal comes, however late that is.
+    let endless = ["--epochs", "1000000", "--checkpoint-every", "1000000"];
+    let mut child = start(&scene, &run_of("stopped", &endless));
+    let mut stderr = stderr(&mut child);
+    wait_for("step 5/", &mut stderr);
     signal(&child, "TERM");
-    let ended = child.wait_with_output().expect("an end");
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(75), "{said}");
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).expect("text");
+    let ended = child.wait().expect("an end");
+    assert_eq!(ended.code(), Some(75), "{said}");
     let command = "pretrain --config stopped/config.toml --resume auto";
     assert!(said.contains(&format!("mae {command}")), "{said}");
-    scene.mae(&command.split(' ').collect::<Vec<_>>()).done();
+
+    let (stopped_at, ..) = result(&scene, "stopped");
+    let stopped_at: u64 = stopped_at["step-".len()..].parse().expect("a step");
+    let end = (stopped_at + 5).to_string();
+    let mut command: Vec<&str> = command.split(' ').collect();
+    command.extend(["--max-steps", &end]);
+    scene.mae(&command).done();
+    let limit = ["--max-steps", &end];
+    scene
+        .mae(&run_of("straight", &[&endless[..], &limit].concat()))
+        .done();
     assert!(result(&scene, "stopped") == result(&scene, "straight"));
 }
 
@@ -164,25 +170,26 @@ fn a_signal_saves_and_says_how_to_go_on() {
 fn a_second_signal_ends_at_once() {
     use std::os::unix::process::ExitStatusExt;
     let scene = scene();
-    // One update of this takes seconds.
-    let slow = [
-        "--dim",
-        "384",
-        "--heads",
-        "6",
-        "--depth",
-        "8",
-        "--input-size",
-        "32",
-        "--accum-iter",
-        "12",
-    ];
-    let mut child = start(&scene, &run_of("slow", &slow));
-    wait_for(&scene.path("slow/log.jsonl"));
-    signal(&child, "INT");
-    std::thread::sleep(Duration::from_millis(100));
-    signal(&child, "INT");
-    assert_eq!(child.wait().expect("an end").signal(), Some(2));
+    // An update of 400,000 images: minutes on any machine.
+    let slow = ["--accum-iter", "100000", "--epoch-samples", "400000"];
+    let ended = loop {
+        let mut child = start(&scene, &run_of("slow", &slow));
+        let mut stderr = stderr(&mut child);
+        wait_for("a step on", &mut stderr);
+        std::thread::sleep(Duration::from_millis(100));
+        signal(&child, "INT");
+        wait_for("the same signal again ends at once", &mut stderr);
+        signal(&child, "INT");
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).expect("text");
+        let ended = child.wait().expect("an end");
+        if !said.contains("stopped after step 0") {
+            break ended;
+        }
+        // The first signal came before the update had begun.
+        fs::remove_dir_all(scene.path("slow")).expect("removed");
+    };
+    assert_eq!(ended.signal(), Some(2), "{ended}");
 }
 
 /// A limit on the size of files stands in for a full disk.

@@ -6,6 +6,18 @@ use std::process::{Command, Output};
 
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
+/// Settings of a model that trains in a moment, in images of 16 patches.
+pub(crate) const SMALL_MODEL: &str = r#"
+model = "mae-micro-patch4"
+input-size = 16
+dim = 24
+depth = 2
+heads = 2
+decoder-dim = 16
+decoder-depth = 1
+decoder-heads = 2
+"#;
+
 /// A temporary folder to run in.
 pub(crate) struct Scene(tempfile::TempDir);
 
@@ -19,6 +31,16 @@ pub(crate) struct Ran {
 impl Scene {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// With `photos`, three classes of 17, and the shards `data` of them.
+    pub(crate) fn with_shards() -> Self {
+        let scene = Self::new();
+        scene.image_folder("photos", 3, 17);
+        scene
+            .mae(&["shard", "photos", "data", "--max-count", "20"])
+            .done();
+        scene
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

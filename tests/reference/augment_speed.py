@@ -1,6 +1,6 @@
 """Prints how many 224x224 images a second timm's RandAugment makes on one core, and how long each operation takes.
 
-For docs/loader.md, beside `cargo test --release -p mae-loader --lib images_a_second -- --ignored --nocapture`, on the same pixels.
+For docs/loader.md, beside `cargo run --release -p mae-loader --example rand_augment`, on the same pixels.
 
     .venv/bin/python tests/reference/augment_speed.py
 """

@@ -4,10 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
-use jpeg_encoder::{ColorType, Encoder};
-use mae_loader::shard::{Limits, ShardTarget, ShardWriter};
 use mae_loader::{Cursor, Dataset, DatasetOptions, LabelSource, Loader, Transform};
 use mae_model::{Mae, MaeConfig};
+use mae_tests::{Sample, jpeg};
 use mae_trainer::eval::classes::labels;
 use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
 use mae_trainer::eval::linear_probe::{ProbeReport, Progress, Recipe, linear_probe};
@@ -27,43 +26,22 @@ fn dataset(folder: &Path, labels: LabelSource) -> Arc<Dataset> {
 
 /// The same with other labels.
 fn labelled(folder: &Path, labels: LabelSource, label: impl Fn(usize) -> String) -> Arc<Dataset> {
-    let target = ShardTarget::prepare(folder, "part-%06d.tar".parse().unwrap(), true).unwrap();
-    let mut writer = ShardWriter::new(
-        target,
-        Limits {
-            max_count: 10,
-            ..Limits::default()
-        },
-    );
-    for sample in 0..SAMPLES {
-        let rgb: Vec<u8> = (0..SIDE * SIDE)
-            .flat_map(|i| {
-                let corner = i % SIDE < 4 + sample % 8 && i / SIDE < 6;
-                [
-                    (sample * 10) as u8,
-                    if corner { 220 } else { 40 },
-                    (i % 200) as u8,
-                ]
-            })
-            .collect();
-        let mut jpeg = vec![];
-        Encoder::new(&mut jpeg, 90)
-            .encode(&rgb, SIDE as u16, SIDE as u16, ColorType::Rgb)
-            .unwrap();
-        let class = label(sample);
-        writer
-            .write(
-                &format!("{sample:06}"),
-                &[("jpg", &jpeg), ("cls", class.as_bytes())],
-            )
-            .unwrap();
-    }
-    writer.finish(None).unwrap();
+    let spec = mae_tests::write(folder, SAMPLES, |sample| Sample {
+        jpeg: jpeg(SIDE, SIDE, |x, y| {
+            let corner = x < 4 + sample % 8 && y < 6;
+            [
+                (sample * 10) as u8,
+                if corner { 220 } else { 40 },
+                ((y * SIDE + x) % 200) as u8,
+            ]
+        }),
+        class: Some(label(sample)),
+    });
     let options = DatasetOptions {
         labels,
         ..DatasetOptions::default()
     };
-    Arc::new(Dataset::open(&[folder.display().to_string()], &options).unwrap())
+    Arc::new(Dataset::open(&[spec], &options).unwrap())
 }
 
 fn model(seed: u64) -> Mae {
@@ -244,34 +222,25 @@ fn masks_are_those_of_the_loss_and_grow_with_the_ratio() {
 #[test]
 fn an_image_chosen_by_name_must_be_readable() {
     let folder = tempfile::tempdir().unwrap();
-    let target = ShardTarget::prepare(folder.path(), "a-%06d.tar".parse().unwrap(), true).unwrap();
-    let mut writer = ShardWriter::new(target, Limits::default());
-    let mut good = vec![];
-    Encoder::new(&mut good, 90)
-        .encode(
-            &[90; 3 * SIDE * SIDE],
-            SIDE as u16,
-            SIDE as u16,
-            ColorType::Rgb,
-        )
-        .unwrap();
-    for (key, bytes) in [("bad", &b"no image"[..]), ("good", &good)] {
-        writer.write(key, &[("jpg", bytes)]).unwrap();
-    }
-    writer.finish(None).unwrap();
-    let spec = folder.path().display().to_string();
+    let spec = mae_tests::write(folder.path(), 2, |sample| Sample {
+        jpeg: match sample {
+            0 => b"no image".to_vec(),
+            _ => jpeg(SIDE, SIDE, |_, _| [90; 3]),
+        },
+        class: None,
+    });
     let data = Arc::new(Dataset::open(&[spec], &DatasetOptions::default()).unwrap());
     let replaced = shown(&data, Choice::Spread(1), MASK.0);
-    assert_eq!(replaced[0].key, "good");
+    assert_eq!(replaced[0].key, "000001");
     let masking = Masking {
         ratio: MASK.0,
         seed: 0,
         visible: Visible::Pasted,
     };
-    let named = Choice::Keys(vec!["bad".into()]).of(&data).unwrap();
+    let named = Choice::Keys(vec!["000000".into()]).of(&data).unwrap();
     let error = reconstruct(&data, &model(1), &named, &masking, &batches_of(4)).unwrap_err();
     assert!(
-        matches!(&error, EvalError::Unreadable { sample, .. } if sample.ends_with(": bad")),
+        matches!(&error, EvalError::Unreadable { sample, .. } if sample.ends_with(": 000000")),
         "{error}"
     );
     for ratio in [0.0, 0.99, 1.0, -1.0, f64::NAN] {

@@ -1,6 +1,6 @@
 //! Fine-tuning: it learns, goes on to the bit, leaves frozen blocks alone, and says what is wrong with its data.
 
-mod common;
+use mae_tests as common;
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,6 +1,6 @@
 //! Runs that draw from several data sets: what they log, and that a stop changes nothing.
 
-mod common;
+use mae_tests as common;
 
 use std::fs;
 use std::path::Path;

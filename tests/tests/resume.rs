@@ -1,6 +1,6 @@
 //! A run that was interrupted ends where an uninterrupted one does, to the bit.
 
-mod common;
+use mae_tests as common;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use mae_model::{Activations, MaeInput, Pooling, VitInput};
+use mae_model::{Activations, MaeInput, Pooling, VitInput, ids_keep};
 use mae_trainer::checkpoint::foreign::ImportOptions;
 use mae_trainer::checkpoint::{load_classifier, load_encoder, load_mae};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
@@ -71,17 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .map(|bytes| u32::from_le_bytes(std::array::from_fn(|i| bytes[i])))
             .collect();
         let patches = mae.config.patches();
-        let mut kept = vec![0; batch * keep];
-        for (kept, restore) in kept
-            .chunks_exact_mut(keep)
-            .zip(restore.chunks_exact(patches))
-        {
-            for (patch, &place) in restore.iter().enumerate() {
-                if let Some(kept) = kept.get_mut(place as usize) {
-                    *kept = patch as u32;
-                }
-            }
-        }
+        let kept = ids_keep(&restore, patches, keep);
         let input = MaeInput::from_host(&mae.config, pixels.data(), &kept, &restore, &Device::Cpu)?;
         let mut workspace = mae.workspace(batch, keep, Activations::Recompute)?;
         mae.forward(&input, &mut workspace)?;

@@ -10,7 +10,7 @@
 use std::path::Path;
 
 use candle_core::Device;
-use mae_model::{Activations, Mae, MaeConfig, MaeInput, StateDict, StateTensor};
+use mae_model::{Activations, Mae, MaeConfig, MaeInput, StateDict, StateTensor, ids_keep};
 use mae_trainer::Stepper;
 use mae_trainer::optim::{AdamW, AdamWSettings};
 use safetensors::{Dtype, SafeTensors};
@@ -78,17 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .zip(ids.chunks_exact(batch * patches))
         .enumerate()
     {
-        let mut kept = vec![0; batch * case.keep];
-        for (kept, restore) in kept
-            .chunks_exact_mut(case.keep)
-            .zip(restore.chunks_exact(patches))
-        {
-            for (patch, &place) in restore.iter().enumerate() {
-                if let Some(kept) = kept.get_mut(place as usize) {
-                    *kept = patch as u32;
-                }
-            }
-        }
+        let kept = ids_keep(restore, patches, case.keep);
         let input = MaeInput::from_host(&config, pixels, &kept, restore, &Device::Cpu)?;
         stepper.forward(&input, 1.0)?;
         stepper.backward(&input, 1.0)?;

@@ -13,10 +13,9 @@ mod transform;
 pub use self::crop::{CropRule, short_side};
 pub(crate) use self::erase::erase_box;
 pub use self::mixing::{Mix, Mixing, mix_draw};
-pub use self::rand_augment::RandAugment;
-use self::rand_augment::RandAugmenter;
 #[cfg(test)]
-pub(crate) use self::rand_augment::{Operation, draw as draw_operation};
+pub(crate) use self::rand_augment::draw as draw_operation;
+pub use self::rand_augment::{Operation, RandAugment, RandAugmenter};
 pub use self::resize::Resizer;
 pub use self::transform::{TrainTransform, Transform};
 use crate::decode::{BadImage, ImageSize, Rect, Region, Wanted};

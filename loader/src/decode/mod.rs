@@ -45,6 +45,18 @@ pub struct Rect {
     pub height: u32,
 }
 
+impl Rect {
+    /// All of an image.
+    pub fn whole(size: ImageSize) -> Self {
+        Rect {
+            x: 0,
+            y: 0,
+            width: size.width,
+            height: size.height,
+        }
+    }
+}
+
 /// What the caller needs of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -52,6 +64,16 @@ pub struct Wanted {
     pub part: Rect,
     /// The size that `part` will be resized to: a decoder may decode to a smaller scale as long as `part` keeps at least that size.
     pub size: ImageSize,
+}
+
+impl Wanted {
+    /// All of an image, at its own size.
+    pub fn whole(size: ImageSize) -> Self {
+        Wanted {
+            part: Rect::whole(size),
+            size,
+        }
+    }
 }
 
 /// Decoded pixels, borrowed from the decoder until its next image.
@@ -198,15 +220,7 @@ pub(crate) mod testing {
 
     /// Asks for all of an image.
     pub(crate) fn whole(size: ImageSize) -> Result<Wanted, BadImage> {
-        Ok(Wanted {
-            part: Rect {
-                x: 0,
-                y: 0,
-                width: size.width,
-                height: size.height,
-            },
-            size,
-        })
+        Ok(Wanted::whole(size))
     }
 
     /// Smooth colours with some structure, `[height, width, 3]`.

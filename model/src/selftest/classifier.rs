@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::{Place, Session, numbers};
+use super::{Place, Session, numbers, pixels};
 use crate::config::MaeConfig;
 use crate::ops::augment::{Augmentation, PixelBox};
 use crate::stage::stack::Activations;
@@ -56,8 +56,7 @@ fn step(
     vit.load_state_dict(&state)?;
     vit.set_precision(precision)?;
     let (height, width) = config.vit.image_size;
-    let draw = numbers(&[batch * height * width * 3], 1)?.to_vec1::<f32>()?;
-    let pixels: Vec<u8> = draw.iter().map(|x| (x * 127.0 + 128.0) as u8).collect();
+    let pixels = pixels(batch * height * width * 3)?;
     let targets: Vec<f32> = (0..batch * CLASSES)
         .map(|i| match i % CLASSES == i / CLASSES % CLASSES {
             true => 0.91,
@@ -120,30 +119,7 @@ fn check(
     };
     let off = ((got.loss - wanted.loss) / wanted.loss).abs();
     s.push(format!("{name}, loss"), off, loss_tolerance);
-    let mut worst = (0.0, String::new());
-    for spec in wanted.vit.params.specs() {
-        let (a, b) = (&got.grads[spec.range()], &wanted.grads[spec.range()]);
-        let length =
-            |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-        let size = length(&mut b.iter().copied());
-        let off = length(&mut a.iter().zip(b).map(|(a, b)| a - b));
-        // What is frozen has no gradient on either side.
-        let off = if size == 0.0 && off == 0.0 {
-            0.0
-        } else {
-            off / size
-        };
-        if off.is_nan() || off > worst.0 {
-            worst = (off, spec.name.clone());
-        }
-    }
-    s.push(
-        format!(
-            "{name}, gradients, relative length of the difference, worst of all: {}",
-            worst.1
-        ),
-        worst.0 as f32,
-        tolerance,
-    );
+    let specs = wanted.vit.params.specs();
+    s.compare_gradients(&name, specs, &got.grads, &wanted.grads, tolerance);
     Ok(())
 }

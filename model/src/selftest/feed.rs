@@ -9,6 +9,7 @@ use super::{Place, Session, permutations};
 use crate::config::MaeConfig;
 use crate::cuda::page_locked;
 use crate::feed::{Feeder, HostInput};
+use crate::masks::ids_keep;
 use crate::ops::linear;
 use crate::{Precision, Result};
 
@@ -69,17 +70,7 @@ pub(super) fn run(s: &mut Session<'_>) -> Result<()> {
     let restore = permutations(batch, patches)?
         .flatten_all()?
         .to_vec1::<u32>()?;
-    let mut kept = vec![0; batch * keep];
-    for (kept, restore) in kept
-        .chunks_exact_mut(keep)
-        .zip(restore.chunks_exact(patches))
-    {
-        for (patch, &place) in restore.iter().enumerate() {
-            if let Some(kept) = kept.get_mut(place as usize) {
-                *kept = patch as u32;
-            }
-        }
-    }
+    let kept = ids_keep(&restore, patches, keep);
     let byte = |number: usize, i: usize| (i.wrapping_mul(31) + number * 17) as u8;
     let mut used: Vec<Tensor> = vec![];
     for number in 0..BATCHES {

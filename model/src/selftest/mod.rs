@@ -18,7 +18,7 @@ mod update;
 
 use candle_core::{DType, Device, Shape, Tensor};
 
-use crate::Result;
+use crate::{ParamSpec, Result};
 
 /// Where the operations run that are checked.
 pub enum Place {
@@ -182,6 +182,41 @@ impl Session<'_> {
         self.push(name, difference, tolerance);
         Ok(())
     }
+
+    /// Flat gradients by the length of each parameter's own, so that none hides behind another.
+    fn compare_gradients(
+        &mut self,
+        name: &str,
+        specs: &[ParamSpec],
+        got: &[f32],
+        wanted: &[f32],
+        tolerance: f32,
+    ) {
+        let length =
+            |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let mut worst = (0.0, "");
+        for spec in specs {
+            let (got, wanted) = (&got[spec.range()], &wanted[spec.range()]);
+            let difference = length(&mut got.iter().zip(wanted).map(|(a, b)| a - b));
+            let size = length(&mut wanted.iter().copied());
+            // What is frozen has no gradient on either side.
+            let off = match difference == 0.0 && size == 0.0 {
+                true => 0.0,
+                false => difference / size,
+            };
+            if off.is_nan() || off > worst.0 {
+                worst = (off, &spec.name);
+            }
+        }
+        let (off, parameter) = worst;
+        self.push(
+            format!(
+                "{name}, gradients, relative length of the difference, worst of all: {parameter}"
+            ),
+            off as f32,
+            tolerance,
+        );
+    }
 }
 
 /// Numbers in [-1, 1) that no formula of the operations knows.
@@ -194,6 +229,12 @@ fn numbers(shape: &[usize], seed: u32) -> Result<Tensor> {
         })
         .collect();
     Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
+}
+
+/// Bytes of images.
+fn pixels(count: usize) -> Result<Vec<u8>> {
+    let draw = numbers(&[count], 1)?.to_vec1::<f32>()?;
+    Ok(draw.iter().map(|x| (x * 127.0 + 128.0) as u8).collect())
 }
 
 /// Where each of `patches` stands among the shuffled ones `[B, L]`: another permutation for each sample.

@@ -2,8 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::{Place, Session, numbers, permutations};
+use super::{Place, Session, permutations, pixels};
 use crate::config::MaeConfig;
+use crate::masks::ids_keep;
 use crate::ops::adamw::{AdamWStep, Group, Groups, adamw_step};
 use crate::record::Record;
 use crate::stage::stack::Activations;
@@ -87,22 +88,11 @@ impl Training {
         mae.set_precision(precision)?;
         let (patches, keep) = (config.patches(), config.keep(0.75));
         let (height, width) = config.vit.image_size;
-        let draw = numbers(&[batch * height * width * 3], 1)?.to_vec1::<f32>()?;
-        let pixels: Vec<u8> = draw.iter().map(|x| (x * 127.0 + 128.0) as u8).collect();
+        let pixels = pixels(batch * height * width * 3)?;
         let restore = permutations(batch, patches)?
             .flatten_all()?
             .to_vec1::<u32>()?;
-        let mut kept = vec![0; batch * keep];
-        for (kept, restore) in kept
-            .chunks_exact_mut(keep)
-            .zip(restore.chunks_exact(patches))
-        {
-            for (patch, &place) in restore.iter().enumerate() {
-                if let Some(kept) = kept.get_mut(place as usize) {
-                    *kept = patch as u32;
-                }
-            }
-        }
+        let kept = ids_keep(&restore, patches, keep);
         let all = Group {
             range: 0..mae.params.flat_len(),
             weight_decay: 0.05,
@@ -178,26 +168,8 @@ fn check(
         &scalar(loss)?,
         loss_tolerance,
     )?;
-    // Each parameter's gradient by its own largest, so that none hides behind another.
-    let mut worst = (0.0, "");
     let (a, b) = (s.fetch(&got.grads)?, wanted.grads.to_vec1::<f32>()?);
-    for spec in wanted.mae.params.specs() {
-        let (a, b) = (&a[spec.range()], &b[spec.range()]);
-        let length =
-            |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-        let off = length(&mut a.iter().zip(b).map(|(a, b)| a - b)) / length(&mut b.iter().copied());
-        if off.is_nan() || off > worst.0 {
-            worst = (off, &spec.name);
-        }
-    }
-    s.push(
-        format!(
-            "{name}, gradients, relative length of the difference, worst of all: {}",
-            worst.1
-        ),
-        worst.0 as f32,
-        tolerance,
-    );
+    s.compare_gradients(&name, wanted.mae.params.specs(), &a, &b, tolerance);
     // The same again, to the bit.
     let (again_loss, again) = s.on(|| -> Result<_> {
         let mut training = Training::new(config, batch, &device, precision, activations)?;

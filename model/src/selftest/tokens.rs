@@ -71,101 +71,70 @@ fn plain(x: &Tensor) -> Result<Tensor> {
 }
 
 fn embed(s: &mut Session<'_>, shape: &Shape) -> Result<()> {
-    let &Shape {
-        batch,
-        patches,
-        keep,
-        dim,
-        dtype,
-    } = shape;
-    let (ids, rows2) = (shape.ids_keep()?, shape.rounded(keep, 1)?);
-    let (bias, token, positions) = (
-        numbers(&[dim], 2)?,
-        numbers(&[dim], 3)?,
-        numbers(&[1 + patches, dim], 4)?,
-    );
-    let x = Tensor::zeros((batch, 1 + keep, dim), DType::F32, &Device::Cpu)?;
-    let x2 = s.put(&x)?;
-    embed_forward((&plain(&rows2)?, &bias), &ids, &token, &positions, &x)?;
-    let (rows2, bias2, ids2) = (s.put(&rows2)?, s.put(&bias)?, s.put(&ids)?);
-    let (token2, positions2) = (s.put(&token)?, s.put(&positions)?);
-    s.on(|| embed_forward((&rows2, &bias2), &ids2, &token2, &positions2, &x2))?;
-    s.compare(shape.name("embedding"), &x2, &x, 1e-6)?;
-
-    let (dx, grads) = (
-        numbers(&[batch, 1 + keep, dim], 5)?,
-        numbers(&[2 * dim + 4], 6)?,
-    );
-    let d = Tensor::zeros((batch, keep, dim), DType::F32, &Device::Cpu)?;
-    let (dx2, grads2, d2) = (
-        s.put(&dx)?,
-        s.put(&grads)?,
-        s.output((batch, keep, dim), dtype)?,
-    );
-    let ranges = || (0..dim, dim..2 * dim);
-    embed_backward(&dx, &d, &grads, ranges(), Accumulate::Add)?;
-    s.on(|| embed_backward(&dx2, &d2, &grads2, ranges(), Accumulate::Add))?;
-    s.compare(
-        shape.name("embedding, gradient of rows"),
-        &d2,
-        &d,
-        rounding(dtype),
-    )?;
-    s.compare(
-        shape.name("embedding, gradients of parameters"),
-        &grads2,
-        &grads,
-        1e-5,
-    )
+    let (ids, dim) = (shape.ids_keep()?, shape.dim);
+    let backward = |dx: &Tensor, _: &Tensor, d: &Tensor, grads: &Tensor| {
+        embed_backward(dx, d, grads, (0..dim, dim..2 * dim), Accumulate::Add)
+    };
+    let rows = (shape.keep, 1 + shape.keep);
+    learned(s, shape, "embedding", (&ids, rows), embed_forward, backward)
 }
 
 fn unshuffle(s: &mut Session<'_>, shape: &Shape) -> Result<()> {
+    let (ids, dim) = (shape.ids_restore()?, shape.dim);
+    let backward = |dx: &Tensor, ids: &Tensor, d: &Tensor, grads: &Tensor| {
+        let ranges = (0..dim, dim..2 * dim);
+        unshuffle_backward(dx, ids, d, grads, ranges, Accumulate::Replace)
+    };
+    let rows = (1 + shape.keep, 1 + shape.patches);
+    learned(
+        s,
+        shape,
+        "unshuffle",
+        (&ids, rows),
+        unshuffle_forward,
+        backward,
+    )
+}
+
+/// What makes `to` rows of `from`, a bias, a learned token and positions.
+fn learned(
+    s: &mut Session<'_>,
+    shape: &Shape,
+    what: &str,
+    (ids, (from, to)): (&Tensor, (usize, usize)),
+    forward: impl Fn((&Tensor, &Tensor), &Tensor, &Tensor, &Tensor, &Tensor) -> Result<()>,
+    backward: impl Fn(&Tensor, &Tensor, &Tensor, &Tensor) -> Result<()>,
+) -> Result<()> {
     let &Shape {
         batch,
         patches,
-        keep,
         dim,
         dtype,
+        ..
     } = shape;
-    let (ids, rows2) = (shape.ids_restore()?, shape.rounded(1 + keep, 1)?);
+    let rows2 = shape.rounded(from, 1)?;
     let (bias, token, positions) = (
         numbers(&[dim], 2)?,
         numbers(&[dim], 3)?,
         numbers(&[1 + patches, dim], 4)?,
     );
-    let x = Tensor::zeros((batch, 1 + patches, dim), DType::F32, &Device::Cpu)?;
+    let x = Tensor::zeros((batch, to, dim), DType::F32, &Device::Cpu)?;
     let x2 = s.put(&x)?;
-    unshuffle_forward((&plain(&rows2)?, &bias), &ids, &token, &positions, &x)?;
-    let (rows2, bias2, ids2) = (s.put(&rows2)?, s.put(&bias)?, s.put(&ids)?);
+    forward((&plain(&rows2)?, &bias), ids, &token, &positions, &x)?;
+    let (rows2, bias2, ids2) = (s.put(&rows2)?, s.put(&bias)?, s.put(ids)?);
     let (token2, positions2) = (s.put(&token)?, s.put(&positions)?);
-    s.on(|| unshuffle_forward((&rows2, &bias2), &ids2, &token2, &positions2, &x2))?;
-    s.compare(shape.name("unshuffle"), &x2, &x, 1e-6)?;
+    s.on(|| forward((&rows2, &bias2), &ids2, &token2, &positions2, &x2))?;
+    s.compare(shape.name(what), &x2, &x, 1e-6)?;
 
-    let (dx, grads) = (
-        numbers(&[batch, 1 + patches, dim], 5)?,
-        numbers(&[2 * dim + 4], 6)?,
-    );
-    let d = Tensor::zeros((batch, 1 + keep, dim), DType::F32, &Device::Cpu)?;
-    let (dx2, grads2, d2) = (
-        s.put(&dx)?,
-        s.put(&grads)?,
-        s.output((batch, 1 + keep, dim), dtype)?,
-    );
-    let ranges = || (0..dim, dim..2 * dim);
-    unshuffle_backward(&dx, &ids, &d, &grads, ranges(), Accumulate::Replace)?;
-    s.on(|| unshuffle_backward(&dx2, &ids2, &d2, &grads2, ranges(), Accumulate::Replace))?;
-    s.compare(
-        shape.name("unshuffle, gradient of rows"),
-        &d2,
-        &d,
-        rounding(dtype),
-    )?;
-    s.compare(
-        shape.name("unshuffle, gradients of parameters"),
-        &grads2,
-        &grads,
-        1e-5,
-    )
+    let (dx, grads) = (numbers(&[batch, to, dim], 5)?, numbers(&[2 * dim + 4], 6)?);
+    let d = Tensor::zeros((batch, from, dim), DType::F32, &Device::Cpu)?;
+    let (dx2, grads2) = (s.put(&dx)?, s.put(&grads)?);
+    let d2 = s.output((batch, from, dim), dtype)?;
+    backward(&dx, ids, &d, &grads)?;
+    s.on(|| backward(&dx2, &ids2, &d2, &grads2))?;
+    let name = |of: &str| shape.name(&format!("{what}, {of}"));
+    s.compare(name("gradient of rows"), &d2, &d, rounding(dtype))?;
+    s.compare(name("gradients of parameters"), &grads2, &grads, 1e-5)
 }
 
 fn removed(s: &mut Session<'_>, shape: &Shape) -> Result<()> {

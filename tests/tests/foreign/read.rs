@@ -1,7 +1,7 @@
 //! The same tokens, features, logits, loss and prediction as in the program that wrote the file.
 
 use candle_core::Device;
-use mae_model::{Activations, MaeInput, Pooling, VitInput};
+use mae_model::{Activations, MaeInput, Pooling, VitInput, ids_keep};
 use mae_trainer::checkpoint::{load_classifier, load_encoder, load_mae};
 
 use crate::{Case, Golden, close, words};
@@ -51,14 +51,7 @@ fn check(golden: &Golden, case: &Case) {
             .map(u32::from_le_bytes)
             .collect();
         let patches = restore.len() / BATCH;
-        let mut kept = vec![0; BATCH * golden.keep];
-        for (image, restore) in restore.chunks_exact(patches).enumerate() {
-            for (patch, &place) in restore.iter().enumerate() {
-                if (place as usize) < golden.keep {
-                    kept[image * golden.keep + place as usize] = patch as u32;
-                }
-            }
-        }
+        let kept = ids_keep(&restore, patches, golden.keep);
         let input =
             MaeInput::from_host(&mae.config, pixels, &kept, &restore, &Device::Cpu).unwrap();
         let mut workspace = mae

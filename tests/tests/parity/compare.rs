@@ -2,6 +2,8 @@
 
 use mae_model::Params;
 
+use crate::golden::Golden;
+
 /// Whether `actual` is within `tolerance` of `expected`: in norm, relative to the expected norm, and in the worst
 /// element, relative to the largest expected one.
 ///
@@ -49,7 +51,7 @@ pub(crate) fn close(actual: &[f32], expected: &[f32], tolerance: f64) -> Result<
 ///
 /// # Errors
 /// As [`close`].
-pub(crate) fn gradient_close(
+fn gradient_close(
     name: &str,
     actual: &[f32],
     expected: &[f32],
@@ -83,6 +85,27 @@ pub(crate) fn gradient_close(
         ));
     }
     Ok(())
+}
+
+/// Whether the trainable parameters are those of the golden file, and the flat gradient `grads` agrees with it in each of them.
+pub(crate) fn gradients_agree(params: &Params, grads: &[f32], golden: &Golden) {
+    let name = &golden.name;
+    let mut own: Vec<&str> = params
+        .specs()
+        .iter()
+        .map(|spec| spec.name.as_str())
+        .collect();
+    own.sort_unstable();
+    assert_eq!(
+        own,
+        golden.names("grads."),
+        "{name}: the trainable parameters"
+    );
+    for spec in params.specs() {
+        let expected = golden.f32s(&format!("grads.{}", spec.name));
+        gradient_close(&spec.name, &grads[spec.range()], &expected, 1e-4)
+            .unwrap_or_else(|e| panic!("{name}: {}: {e}", spec.name));
+    }
 }
 
 /// Whether every gradient is finite and every parameter has one, the K third of the fused biases aside.

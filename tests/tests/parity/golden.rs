@@ -14,7 +14,8 @@ pub(crate) fn folder() -> PathBuf {
 
 /// One golden file in memory.
 pub(crate) struct Golden {
-    name: String,
+    /// The file's, without its ending.
+    pub(crate) name: String,
     bytes: Vec<u8>,
     /// The JSON of its metadata.
     pub(crate) facts: Value,

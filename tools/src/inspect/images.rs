@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mae_loader::decode::{Decoder, ImageSize, PngDecoder, Rect, Wanted, ZuneDecoder};
+use mae_loader::decode::{Decoder, ImageSize, PngDecoder, Wanted, ZuneDecoder};
 use mae_loader::{Dataset, SampleId};
 use serde::Serialize;
 
@@ -85,15 +85,7 @@ fn one(
     let mut whole = |size: ImageSize| {
         report.width.add(size.width.into());
         report.height.add(size.height.into());
-        Ok(Wanted {
-            part: Rect {
-                x: 0,
-                y: 0,
-                width: size.width,
-                height: size.height,
-            },
-            size,
-        })
+        Ok(Wanted::whole(size))
     };
     decoder
         .decode(bytes, &mut whole)

@@ -87,12 +87,7 @@ impl ImageEncoder {
             1 => &mut self.gray,
             _ => &mut self.rgb,
         };
-        let whole = |size: ImageSize| {
-            Ok(Wanted {
-                part: all_of(size),
-                size,
-            })
-        };
+        let whole = |size: ImageSize| Ok(Wanted::whole(size));
         let region = decoder.decode(bytes, &mut { whole }).map_err(bad)?;
         match self.encoding.resized(region.size)? {
             None => Ok(None),
@@ -141,15 +136,6 @@ impl ImageEncoder {
     }
 }
 
-fn all_of(size: ImageSize) -> Rect {
-    Rect {
-        x: 0,
-        y: 0,
-        width: size.width,
-        height: size.height,
-    }
-}
-
 fn resize(
     resizer: &mut Resizer,
     region: &Region<'_>,
@@ -161,7 +147,7 @@ fn resize(
         0,
     );
     resizer
-        .resize(region, all_of(region.size), size, pixels)
+        .resize(region, Rect::whole(region.size), size, pixels)
         .map_err(|e| e.to_string())
 }
 
@@ -221,10 +207,7 @@ mod tests {
         let mut found = (0, 0);
         let whole = &mut |size: ImageSize| {
             found = (size.width, size.height);
-            Ok(Wanted {
-                part: all_of(size),
-                size,
-            })
+            Ok(Wanted::whole(size))
         };
         ZuneDecoder::new(3, MAX_PIXELS).decode(jpeg, whole).unwrap();
         found

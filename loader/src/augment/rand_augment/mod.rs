@@ -15,11 +15,12 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::operation::{Operation, draw};
+pub use self::operation::Operation;
+pub(crate) use self::operation::draw;
 pub use self::policy::RandAugment;
 use self::slide::Slide;
 use crate::decode::ImageSize;
-use crate::rng::Draws;
+use crate::rng::{Draws, Key, Purpose};
 
 /// The pixels of `C` channels that lie in `bytes`.
 fn pixels_of<const C: usize>(bytes: &[u8]) -> impl Iterator<Item = &[u8; C]> {
@@ -34,7 +35,7 @@ fn pixels_of_mut<const C: usize>(bytes: &mut [u8]) -> impl Iterator<Item = &mut 
 }
 
 /// Augments images of one size; one belongs to each worker thread and keeps its memory between images.
-pub(crate) struct RandAugmenter {
+pub struct RandAugmenter {
     policy: RandAugment,
     size: ImageSize,
     /// What comes in from outside the image.
@@ -47,8 +48,8 @@ pub(crate) struct RandAugmenter {
 }
 
 impl RandAugmenter {
-    /// Augments images of `size` by `policy`.
-    pub(crate) fn new(policy: RandAugment, size: ImageSize, fill: [u8; 3]) -> Self {
+    /// Augments images of `size` by `policy`; `fill` is the colour of what comes in from outside them.
+    pub fn new(policy: RandAugment, size: ImageSize, fill: [u8; 3]) -> Self {
         RandAugmenter {
             policy,
             size,
@@ -57,6 +58,25 @@ impl RandAugmenter {
             rows: Vec::new(),
             lines: slide::Lines::default(),
         }
+    }
+
+    /// Draws what is done to image number `place` of an epoch, as a loader of this seed does, and does it.
+    ///
+    /// # Panics
+    /// As [`apply`](Self::apply).
+    pub fn augment_at(
+        &mut self,
+        (seed, epoch, place): (u64, u64, u64),
+        pixels: &mut [u8],
+        channels: usize,
+    ) {
+        let key = Key {
+            seed,
+            epoch,
+            place,
+            repeat: 0,
+        };
+        self.augment(&mut Draws::new(Purpose::Augment, key), pixels, channels);
     }
 
     /// Draws what is done to an image, `[height, width, channels]` with 1 or 3 channels, and does it.
@@ -68,7 +88,18 @@ impl RandAugmenter {
         }
     }
 
-    fn apply(&mut self, operation: Operation, pixels: &mut [u8], channels: usize) {
+    /// Does one operation to an image, `[height, width, channels]` with 1 or 3 channels.
+    ///
+    /// # Panics
+    /// If the image is of another size.
+    pub fn apply(&mut self, operation: Operation, pixels: &mut [u8], channels: usize) {
+        assert_eq!(
+            pixels.len(),
+            self.size.width as usize * self.size.height as usize * channels,
+            "an image of {} × {}",
+            self.size.width,
+            self.size.height
+        );
         match channels {
             1 => self.apply_to::<1>(operation, pixels, [enhance::luma(self.fill)]),
             _ => self.apply_to::<3>(operation, pixels, self.fill),

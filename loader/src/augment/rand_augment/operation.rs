@@ -5,7 +5,8 @@ use crate::rng::Draws;
 
 /// One operation with its argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Operation {
+#[non_exhaustive]
+pub enum Operation {
     /// Stretches each channel to 0–255.
     AutoContrast,
     /// Makes each channel's histogram even.
@@ -55,6 +56,11 @@ pub(crate) fn draw(policy: &RandAugment, draws: &mut Draws) -> Option<Operation>
 }
 
 impl Operation {
+    /// All of them in timm's order at `level`, 1 being full strength, none going the other way.
+    pub fn all(level: f64) -> impl Iterator<Item = Self> {
+        (0..KINDS).map(move |kind| Self::of_kind(kind, level, &mut || false))
+    }
+
     /// Kind number `kind` at `level`, 1 being full strength; `negates` says whether it goes the other way, where it can.
     pub(super) fn of_kind(kind: u32, level: f64, negates: &mut dyn FnMut() -> bool) -> Self {
         let mut signed = |full: f64| {

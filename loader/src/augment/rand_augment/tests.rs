@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::operation::KINDS;
 use super::*;
-use crate::decode::{Decoder, PngDecoder, Rect, Wanted};
+use crate::decode::{Decoder, PngDecoder, Wanted};
 use crate::rng::{Key, Purpose};
 
 #[derive(Deserialize)]
@@ -44,18 +44,9 @@ fn golden() -> Golden {
 /// Pixels and size.
 fn read(file: &str, channels: usize) -> (Vec<u8>, ImageSize) {
     let bytes = std::fs::read(folder().join(file)).unwrap();
-    let whole = |size: ImageSize| {
-        let (width, height) = (size.width, size.height);
-        let part = Rect {
-            x: 0,
-            y: 0,
-            width,
-            height,
-        };
-        Ok(Wanted { part, size })
-    };
+    let mut whole = |size| Ok(Wanted::whole(size));
     let mut decoder = PngDecoder::new(channels, 1 << 20);
-    let region = decoder.decode(&bytes, &mut { whole }).unwrap();
+    let region = decoder.decode(&bytes, &mut whole).unwrap();
     (region.pixels.to_vec(), region.size)
 }
 
@@ -202,56 +193,5 @@ fn what_an_image_becomes_depends_on_its_draws_alone() {
             let pixels = run(&mut used, place, channels);
             assert_eq!(pixels, run(&mut new(), place, channels));
         }
-    }
-}
-
-/// `cargo test --release -p mae-loader --lib images_a_second -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn images_a_second() {
-    let size = ImageSize {
-        width: 224,
-        height: 224,
-    };
-    // As a photograph: soft, with some texture.
-    let pixels: Vec<u8> = (0..224 * 224 * 3)
-        .map(|i: usize| {
-            let (x, y, channel) = (i / 3 % 224, i / 672, i % 3);
-            let noise = (i.wrapping_mul(0x9e37_79b9) >> 13) % 16;
-            ((x * (channel + 1) / 4 + y / 2) % 200 + noise) as u8
-        })
-        .collect();
-    let mut augmenter = RandAugmenter::new(RandAugment::default(), size, [124, 116, 104]);
-    let mut image = pixels.clone();
-    let mut time = |rounds: u32, work: &mut dyn FnMut(u32, &mut [u8])| {
-        let mut best = f64::INFINITY;
-        for _ in 0..5 {
-            let started = std::time::Instant::now();
-            for round in 0..rounds {
-                image.copy_from_slice(&pixels);
-                work(round, &mut image);
-            }
-            best = best.min(started.elapsed().as_secs_f64() / f64::from(rounds));
-        }
-        best
-    };
-    let policy = time(2000, &mut |round, image| {
-        let key = Key {
-            seed: 0,
-            epoch: 0,
-            place: round.into(),
-            repeat: 0,
-        };
-        augmenter.augment(&mut Draws::new(Purpose::Augment, key), image, 3);
-    });
-    println!(
-        "{}: {:.0} images a second",
-        RandAugment::default(),
-        1.0 / policy
-    );
-    for kind in 0..KINDS {
-        let operation = Operation::of_kind(kind, 0.9, &mut || false);
-        let each = time(100, &mut |_, image| augmenter.apply(operation, image, 3));
-        println!("{operation:?}: {:.3} ms", each * 1e3);
     }
 }

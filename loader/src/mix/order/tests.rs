@@ -165,15 +165,10 @@ fn parts_alike_do_not_go_in_step() {
     assert_ne!(ordinals(0), ordinals(1));
 }
 
+/// A walk that counted its way there from the first epoch would not end today.
 #[test]
-fn a_far_cursor_in_many_samples_is_found_fast() {
+fn a_far_cursor_in_many_samples_is_found_without_a_walk_there() {
     let parts = [vec![1000; 1300], vec![1000; 200]];
     let order = mixed(&parts, &[0.7, 0.3], 100_000_000, 0);
-    let started = std::time::Instant::now();
     assert!(order.walk().sample(1 << 40, 98_765_432).is_some());
-    assert!(
-        started.elapsed() < std::time::Duration::from_secs(1),
-        "{:?}",
-        started.elapsed()
-    );
 }
