@@ -211,6 +211,7 @@ th:first-child,td:first-child{text-align:left}
 th{color:var(--soft);font-weight:600;font-size:.875rem;white-space:normal;vertical-align:bottom}
 .gallery{width:auto}
 .gallery td,.gallery th{border:0;padding:.25rem .3rem;text-align:left;white-space:normal;max-width:14rem;overflow-wrap:anywhere}
+.gallery td:first-child{min-width:5rem}
 .gallery img{width:8rem;min-width:8rem}
 .mark td{background:var(--mark);font-weight:600}
 ";

@@ -1,10 +1,12 @@
 //! The report for people: one HTML page.
 
+use mae_trainer::eval::features::FeaturePooling;
 use mae_trainer::picture::Picture;
 
 use super::args::Protocol;
 use super::figure::{Figure, Judged};
 use super::measure::Measure;
+use crate::eval::frozen::Judge;
 use crate::report::bars::{Bar, Bars};
 use crate::report::html::{Gallery, Page, Table};
 
@@ -15,12 +17,18 @@ use crate::report::html::{Gallery, Page, Table};
 pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<String> {
     let args = measure.args;
     let models = counted(judged.len(), "model");
-    let train = args.data.join(" ");
-    let subtitle = match args.val_data.as_slice() {
-        [] => format!("{models} judged on {train}."),
-        test => format!(
-            "{models} judged on {}; kNN and linear probe learn from {train}.",
-            test.join(" ")
+    let train = args.data.specs.join(" ");
+    let learners: Vec<&str> = args
+        .judges()
+        .map(|(protocol, _)| learner(protocol))
+        .collect();
+    let subtitle = match (args.labels.val_data.as_slice(), learners.as_slice()) {
+        ([], _) => format!("{models} judged on {train}."),
+        (test, []) => format!("{models} judged on {}.", test.join(" ")),
+        (test, learners) => format!(
+            "{models} judged on {}; learnt from {train}: {}.",
+            test.join(" "),
+            learners.join(", ")
         ),
     };
     let mut page = Page::new("Checkpoints compared", &subtitle);
@@ -141,22 +149,36 @@ fn explanation(measure: &Measure<'_>, judged: &[Judged]) -> String {
             _ => "",
         };
     }
-    if args
-        .protocols
-        .iter()
-        .any(|protocol| protocol.needs_labels())
-    {
-        let pooling = match args.pooling.to_string().as_str() {
-            "token" => "the class token",
-            _ => "the mean of the patch tokens",
+    let test = match args.labels.val_data.as_slice() {
+        [] => "every fifth image, held out",
+        _ => "the test set",
+    };
+    for (protocol, judge) in args.judges() {
+        let pooling = match judge.pooling(&args.labels) {
+            FeaturePooling::Mean => "the mean of the patch tokens",
+            FeaturePooling::Token => "the class token",
         };
-        let test = match args.val_data.as_slice() {
-            [] => "every fifth image, held out",
-            _ => "the test set",
+        let how = match judge {
+            Judge::Knn(_) => format!(
+                "the weighted vote of the {}, by",
+                counted(args.k, "nearest image")
+            ),
+            Judge::Sweep(_) => "a linear layer trained without augmentation on".to_owned(),
         };
-        text += &format!(" kNN and linear probe: on frozen features, {pooling}, judged on {test}.");
+        text += &format!(
+            " {}: {how} frozen features ({pooling}), judged on {test}.",
+            capitalised(learner(protocol))
+        );
     }
     text
+}
+
+/// What learns from the train set in `protocol`.
+fn learner(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Knn => "kNN",
+        _ => "linear probe",
+    }
 }
 
 fn caption(measure: &Measure<'_>, judged: &[Judged]) -> String {
