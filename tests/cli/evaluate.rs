@@ -99,8 +99,8 @@ fn reconstructions_of_chosen_images_in_one_file_and_in_many() {
 
     for (more, code, said) in [
         (&["--images", "no/such"][..], 1, "`no/such`"),
-        (&["--mask-ratio", "0.99"], 1, "0 of 16 patches visible"),
-        (&["--mask-ratio", "0.75,0"], 1, "16 of 16 patches"),
+        (&["--mask-ratio", "0.99"], 2, "0 of 16 patches visible"),
+        (&["--mask-ratio", "0.75,0"], 2, "16 of 16 patches"),
         (&["--images", "x", "--count", "2"], 2, "--count"),
         (&["--paste", "perhaps"], 2, "perhaps"),
         (&["--output", "grid.jpg"], 2, ".png"),
@@ -150,10 +150,10 @@ fn options_that_do_not_suit_are_found_before_images_are_encoded() {
     for (args, code, said) in [
         (
             "knn a --data data --k 5,400",
-            1,
+            2,
             "400 neighbours cannot vote",
         ),
-        ("knn a --data data --temperature 0", 1, "temperature"),
+        ("knn a --data data --temperature 0", 2, "temperature"),
         ("knn a --data data --label-field none", 2, "--label-field"),
         ("knn a --data data --label-field json:wnid", 1, "json:wnid"),
         ("knn a --data missing", 1, "missing"),
@@ -161,10 +161,10 @@ fn options_that_do_not_suit_are_found_before_images_are_encoded() {
         ("linear-probe a --data data", 2, "--val-data"),
         (
             "linear-probe a --cached --data data --learning-rates 0",
-            1,
+            2,
             "learning rate",
         ),
-        ("loss a --data data --mask-ratio 0.5,1", 1, "0 of 16"),
+        ("loss a --data data --mask-ratio 0.5,1", 2, "0 of 16"),
         ("loss a --data data --device tpu", 2, "tpu"),
         ("loss a --data data --precision bf16", 1, "bf16"),
     ] {
@@ -265,8 +265,8 @@ fn a_report_compares_checkpoints_with_the_numbers_of_the_single_evaluations() {
         (&["not-there"], 1, "not-there"),
         (&["--label-field", "none"], 2, "--label-field"),
         (&["--protocols", "guess"], 2, "guess"),
-        (&["--k", "400"], 1, "400 neighbours"),
-        (&["--mask-ratio", "1"], 1, "0 of 16 patches visible"),
+        (&["--k", "400"], 2, "400 neighbours"),
+        (&["--mask-ratio", "1"], 2, "0 of 16 patches visible"),
         (&["--label-field", "json:wnid"], 1, "json:wnid"),
         (&["--heads", "2"], 1, "leave --heads out"),
         (&["--precision", "bf16"], 1, "bf16"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Subcommand};
 use mae_loader::LabelSource;
-use mae_model::{Mae, Precision};
+use mae_model::{Mae, MaeConfig, Precision};
 use mae_trainer::config::DeviceKind;
 use mae_trainer::eval::features::FeaturePooling;
 use mae_trainer::eval::{StreamOptions, keep};
@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::reconstruct::ReconstructArgs;
 use super::subject::Subject;
 use super::summary::SummaryArgs;
+use crate::Usage;
 use crate::cli::{CacheArgs, ImportArgs};
 
 /// Evaluate a checkpoint beside the same network with random weights
@@ -144,16 +145,26 @@ impl MaskArgs {
     ///
     /// # Errors
     /// Where one leaves nothing visible or removes nothing.
-    pub(super) fn ratios(&self, subject: &Subject<Mae>) -> anyhow::Result<Vec<f64>> {
+    pub(super) fn ratios(&self, subject: &Subject<Mae>) -> Result<Vec<f64>, Usage> {
         let ratios = match self.mask_ratio.as_slice() {
             [] => vec![subject.source.mask_ratio()],
             ratios => ratios.to_vec(),
         };
-        for &ratio in &ratios {
-            keep(&subject.trained.config, ratio)?;
-        }
-        Ok(ratios)
+        let config = &subject.trained.config;
+        let checked = ratios
+            .iter()
+            .try_for_each(|&ratio| check_ratio(config, ratio));
+        checked.map(|()| ratios)
     }
+}
+
+/// Whether a model can see some of an image and not all of it at this ratio.
+///
+/// # Errors
+/// Where it cannot.
+pub(super) fn check_ratio(config: &MaeConfig, mask_ratio: f64) -> Result<(), Usage> {
+    let kept = keep(config, mask_ratio);
+    kept.map(drop).map_err(|error| Usage(error.to_string()))
 }
 
 #[derive(Debug, Args)]

@@ -39,11 +39,12 @@ impl Judge {
     ///
     /// # Errors
     /// Where an option does not suit them.
-    pub(super) fn check(&self, samples: usize) -> anyhow::Result<()> {
-        Ok(match self {
-            Self::Knn(options) => options.check(samples)?,
-            Self::Sweep(options) => options.check(samples)?,
-        })
+    pub(super) fn check(&self, samples: usize) -> Result<(), Usage> {
+        let checked = match self {
+            Self::Knn(options) => options.check(samples),
+            Self::Sweep(options) => options.check(samples),
+        };
+        checked.map_err(|error| Usage(error.to_string()))
     }
 
     /// What it finds.

@@ -15,13 +15,13 @@ use anyhow::Context;
 use candle_core::Device;
 use mae_trainer::checkpoint::files::commit_file;
 use mae_trainer::checkpoint::{load_encoder, load_mae};
-use mae_trainer::eval::keep;
 use serde_json::{Map, Value, json};
 
 use self::args::Protocol;
 pub(super) use self::args::SummaryArgs;
 use self::figure::Judged;
 use self::measure::Measure;
+use super::args::check_ratio;
 use super::subject::Machine;
 use crate::{Outcome, table};
 
@@ -46,7 +46,7 @@ pub(super) fn run(args: &SummaryArgs) -> anyhow::Result<Outcome> {
         }
         // One without a decoder is no reason to leave the others out.
         if let Ok((mae, _)) = load_mae(checkpoint, options, &Device::Cpu) {
-            keep(&mae.config, ratio)?;
+            check_ratio(&mae.config, ratio)?;
         }
     }
     let measure = Measure::open(args, mask_ratio.unwrap_or_default(), &machine)?;
