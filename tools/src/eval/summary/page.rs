@@ -26,9 +26,12 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
         ([], _) => format!("{models} judged on {train}."),
         (test, []) => format!("{models} judged on {}.", test.join(" ")),
         (test, learners) => format!(
-            "{models} judged on {}; learnt from {train}: {}.",
+            "{models} judged on {}; {} from {train}.",
             test.join(" "),
-            learners.join(", ")
+            match learners {
+                [one] => format!("{one} learns"),
+                several => format!("{} learn", several.join(" and ")),
+            }
         ),
     };
     let mut page = Page::new("Checkpoints compared", &subtitle);
@@ -39,14 +42,8 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
     }
     page.table(&table);
     page.paragraph(&explanation(measure, judged));
-    for judged in judged {
-        for (protocol, reason) in &judged.failures {
-            page.paragraph(&format!(
-                "No {} of {}: {reason}",
-                protocol.name(),
-                judged.name
-            ));
-        }
+    for failure in judged.iter().flat_map(failures) {
+        page.paragraph(&failure);
     }
     for (protocol, key) in first_of_each(judged) {
         let figures: Vec<(&Judged, &Figure)> = judged
@@ -94,6 +91,28 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
     page.heading("How to make this page");
     page.preformatted(&command(std::env::args()));
     Ok(page.finish())
+}
+
+/// What there is not of a model, and why: protocols that failed for the same reason together.
+fn failures(judged: &Judged) -> Vec<String> {
+    let mut by_reason: Vec<(&str, Vec<&str>)> = vec![];
+    for (protocol, reason) in &judged.failures {
+        let what = match protocol {
+            Protocol::Loss => "loss",
+            Protocol::Reconstruct => "reconstructions",
+            Protocol::Knn | Protocol::LinearProbe => learner(*protocol),
+        };
+        match by_reason.iter_mut().find(|(met, _)| met == reason) {
+            Some((_, missing)) => missing.push(what),
+            None => by_reason.push((reason, vec![what])),
+        }
+    }
+    let said = by_reason.into_iter();
+    said.map(|(reason, missing)| {
+        let missing = missing.join(" and no ");
+        format!("No {missing} of {}: {reason}", judged.name)
+    })
+    .collect()
 }
 
 /// A row for each model, a column for each figure.
@@ -340,6 +359,25 @@ mod tests {
         assert_eq!(gallery.rows[0].0, "cat/7");
         assert_eq!(gallery.rows[0].1.len(), 6);
         assert!(super::gallery(&[judged("a", 0.5)]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let mut judged = judged("a", 0.5);
+        judged.failures = [
+            (Protocol::Loss, "no decoder"),
+            (Protocol::LinearProbe, "few samples"),
+            (Protocol::Reconstruct, "no decoder"),
+        ]
+        .map(|(protocol, reason)| (protocol, reason.to_owned()))
+        .to_vec();
+        assert_eq!(
+            failures(&judged),
+            [
+                "No loss and no reconstructions of a: no decoder",
+                "No linear probe of a: few samples"
+            ]
+        );
     }
 
     #[test]
