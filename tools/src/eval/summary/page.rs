@@ -104,7 +104,7 @@ fn failures(judged: &Judged) -> Vec<String> {
         };
         match by_reason.iter_mut().find(|(met, _)| met == reason) {
             Some((_, missing)) => missing.push(what),
-            None => by_reason.push((reason, vec![what])),
+            None => by_reason.push((reason.as_str(), vec![what])),
         }
     }
     let said = by_reason.into_iter();
