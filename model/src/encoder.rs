@@ -187,10 +187,7 @@ impl Encoder {
                 FinalNorm::Pooled => Ok(()),
             }
         })?;
-        Ok(match self.final_norm {
-            FinalNorm::Tokens => &w.normed,
-            FinalNorm::Pooled => w.trunk.output(),
-        })
+        Ok(self.tokens(w))
     }
 
     /// Pixels `[B, H, W, C]` → one vector an image, `[B, D]`, behind the last norm.
@@ -203,7 +200,16 @@ impl Encoder {
         pooling: Pooling,
         w: &mut EncoderWorkspace,
     ) -> Result<Vec<f32>> {
-        let tokens = self.encode(pixels, w)?.to_dtype(DType::F32)?;
+        self.encode(pixels, w)?;
+        self.pool(pooling, w)
+    }
+
+    /// One vector an image, `[B, D]`, of the tokens that were last encoded, behind the last norm.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn pool(&self, pooling: Pooling, w: &mut EncoderWorkspace) -> Result<Vec<f32>> {
+        let tokens = self.tokens(w).to_dtype(DType::F32)?;
         let [pooled, normed] = &w.pooled;
         pool::forward(pooling, &tokens, pooled)?;
         let features = match self.final_norm {
@@ -215,6 +221,14 @@ impl Encoder {
             }
         };
         Ok(features.flatten_all()?.to_vec1()?)
+    }
+
+    /// Where [`Encoder::encode`] leaves its tokens.
+    fn tokens<'w>(&self, w: &'w EncoderWorkspace) -> &'w Tensor {
+        match self.final_norm {
+            FinalNorm::Tokens => &w.normed,
+            FinalNorm::Pooled => w.trunk.output(),
+        }
     }
 
     /// Every weight under the reference code's name, `pos_embed` `[1, 1 + L, D]` and BEiT's tables among them.

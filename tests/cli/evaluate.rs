@@ -1,6 +1,7 @@
-//! `mae eval reconstruct` and `mae eval report` on small runs: which images, which files, what the numbers agree with.
+//! `mae eval loss`, `mae eval reconstruct` and `mae eval report` on small runs: which images, which files, what the numbers agree with.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -98,13 +99,78 @@ fn reconstructions_of_chosen_images_in_one_file_and_in_many() {
 
     for (more, code, said) in [
         (&["--images", "no/such"][..], 1, "`no/such`"),
-        (&["--mask-ratio", "0.99"], 1, "0 of 16 patches visible"),
-        (&["--mask-ratio", "0.75,0"], 1, "16 of 16 patches"),
+        (&["--mask-ratio", "0.99"], 2, "0 of 16 patches visible"),
+        (&["--mask-ratio", "0.75,0"], 2, "16 of 16 patches"),
         (&["--images", "x", "--count", "2"], 2, "--count"),
         (&["--paste", "perhaps"], 2, "perhaps"),
+        (&["--output", "grid.jpg"], 2, ".png"),
     ] {
         let error = scene.mae(&with(more)).failed(code);
         assert!(error.contains(said), "{more:?}: {error}");
+    }
+}
+
+#[test]
+fn losses_at_several_ratios_are_those_of_each() {
+    let scene = scene(&["a"]);
+    let loss = |more: &[&'static str]| {
+        let first = ["eval", "loss", "a", "--data", "data", "--json"];
+        json(&scene, &[&first[..], more].concat())["results"].clone()
+    };
+    let several = loss(&["--mask-ratio", "0.5,0.75"]);
+    for who in ["checkpoint", "random_weights"] {
+        let ratios = [0, 1].map(|row| several[who][row]["mask_ratio"].as_f64());
+        assert_eq!(ratios, [Some(0.5), Some(0.75)]);
+        assert_eq!(
+            several[who][1],
+            loss(&[])[who][0],
+            "trained at a ratio of 0.75"
+        );
+    }
+    assert_ne!(several["checkpoint"][0], several["checkpoint"][1]);
+    let text = scene
+        .mae(&[
+            "eval",
+            "loss",
+            "a",
+            "--data",
+            "data",
+            "--mask-ratio",
+            "0.5",
+            "0.75",
+        ])
+        .done()
+        .stdout;
+    assert_eq!(text.matches("random weights").count(), 2, "{text}");
+}
+
+#[test]
+fn options_that_do_not_suit_are_found_before_images_are_encoded() {
+    let scene = scene(&["a"]);
+    for (args, code, said) in [
+        (
+            "knn a --data data --k 5,400",
+            2,
+            "400 neighbours cannot vote",
+        ),
+        ("knn a --data data --temperature 0", 2, "temperature"),
+        ("knn a --data data --label-field none", 2, "--label-field"),
+        ("knn a --data data --label-field json:wnid", 1, "json:wnid"),
+        ("knn a --data missing", 1, "missing"),
+        ("knn no.pth --data data", 1, "no.pth holds no checkpoint"),
+        ("linear-probe a --data data", 2, "--val-data"),
+        (
+            "linear-probe a --cached --data data --learning-rates 0",
+            2,
+            "learning rate",
+        ),
+        ("loss a --data data --mask-ratio 0.5,1", 2, "0 of 16"),
+        ("loss a --data data --device tpu", 2, "tpu"),
+        ("loss a --data data --precision bf16", 1, "bf16"),
+    ] {
+        let args = [&["eval"][..], &args.split(' ').collect::<Vec<_>>()].concat();
+        let error = scene.mae(&args).failed(code);
+        assert!(error.contains(said), "{args:?}: {error}");
     }
 }
 
@@ -125,16 +191,16 @@ fn a_report_compares_checkpoints_with_the_numbers_of_the_single_evaluations() {
         [&first[..], more].concat()
     };
     let read = |name: &str| fs::read_to_string(scene.path("out").join(name)).expect(name);
-    let table = scene
-        .mae(&report(&[
-            "--random-weights",
-            "--count",
-            "4",
-            "--seed",
-            "3",
-        ]))
-        .done()
-        .stdout;
+    let flags = [
+        "--random-weights",
+        "--count",
+        "4",
+        "--seed",
+        "3",
+        "--k",
+        "7",
+    ];
+    let table = scene.mae(&report(&flags)).done().stdout;
     for part in ["masked loss", "kNN top-1", "random weights", "report.html"] {
         assert!(table.contains(part), "{part} in {table}");
     }
@@ -161,15 +227,27 @@ fn a_report_compares_checkpoints_with_the_numbers_of_the_single_evaluations() {
         };
         let loss = single("loss", &["--seed", "3"]);
         let found = of(number, "loss", "loss");
-        assert_eq!(found["value"], loss["results"]["checkpoint"]["mean"]);
+        assert_eq!(found["value"], loss["results"]["checkpoint"][0]["mean"]);
         assert!(found["interval"][0].as_f64() < found["value"].as_f64());
         assert_eq!(found["count"], 51);
-        let knn = single("knn", &[]);
-        assert_eq!(
-            of(number, "knn", "top1")["value"],
-            knn["results"]["checkpoint"][0]["top1"]
-        );
-        assert_eq!(of(number, "knn", "top1")["count"], 10);
+        let knn = single("knn", &["--k", "7"]);
+        let probe = single("linear-probe", &["--cached", "--seed", "3"]);
+        for (protocol, single) in [
+            ("knn", &knn["results"]["checkpoint"][0]),
+            ("linear-probe", &probe["results"]["checkpoint"]),
+        ] {
+            for key in ["top1", "top5"] {
+                let found = of(number, protocol, key);
+                assert_eq!(found["value"], single[key], "{run}: {protocol} {key}");
+                let interval = &single[format!("{key}_interval")];
+                assert_eq!(found["interval"], *interval, "{run}: {protocol} {key}");
+                assert_eq!(found["count"], 10);
+            }
+        }
+        for (protocol, single) in [("knn", &knn), ("linear-probe", &probe)] {
+            let pooling = &results["settings"]["pooling"][protocol];
+            assert_eq!(*pooling, single["settings"]["pooling"]);
+        }
     }
     assert_eq!(results["checkpoints"][2]["name"], "random weights");
 
@@ -187,9 +265,42 @@ fn a_report_compares_checkpoints_with_the_numbers_of_the_single_evaluations() {
         (&["not-there"], 1, "not-there"),
         (&["--label-field", "none"], 2, "--label-field"),
         (&["--protocols", "guess"], 2, "guess"),
+        (&["--k", "400"], 2, "400 neighbours"),
+        (&["--mask-ratio", "1"], 2, "0 of 16 patches visible"),
+        (&["--label-field", "json:wnid"], 1, "json:wnid"),
+        (&["--heads", "2"], 1, "leave --heads out"),
+        (&["--precision", "bf16"], 1, "bf16"),
     ] {
         let error = scene.mae(&report(more)).failed(code);
         assert!(error.contains(said), "{more:?}: {error}");
+    }
+}
+
+/// Flags about other programs' checkpoints are for those alone; the input size and the pooling are for all.
+#[test]
+fn a_report_compares_a_run_with_another_programs_encoder() {
+    let scene = scene(&["a"]);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/golden/foreign");
+    let golden = golden.join("dino.pth").display().to_string();
+    let shared = ["--data", "data", "--pooling", "token", "--input-size", "16"];
+    let report = "--protocols knn linear-probe --k 5 --heads 2 --output-dir out";
+    let report: Vec<&str> = report.split(' ').collect();
+    scene
+        .mae(&[&["eval", "report", "a", &golden], &shared[..], &report].concat())
+        .done();
+    let results = fs::read_to_string(scene.path("out/results.json")).expect("results");
+    let results: Value = serde_json::from_str(&results).expect("JSON");
+    let subjects = [&["a"][..], &[golden.as_str(), "--heads", "2"]];
+    for (number, subject) in subjects.into_iter().enumerate() {
+        let found = &results["checkpoints"][number]["results"];
+        let single = |what: &[&str]| {
+            let args = [&["eval"], what, subject, &shared[..], &["--json"]].concat();
+            json(&scene, &args)["results"]["checkpoint"].clone()
+        };
+        let knn = single(&["knn", "--k", "5"]);
+        assert_eq!(found["knn"]["top1"]["value"], knn[0]["top1"]);
+        let probe = single(&["linear-probe", "--cached"]);
+        assert_eq!(found["linear-probe"]["top1"]["value"], probe["top1"]);
     }
 }
 

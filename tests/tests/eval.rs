@@ -132,6 +132,7 @@ fn the_loss_does_not_depend_on_the_batches() {
             MASK.0,
             MASK.1,
             &batches_of(batch_size),
+            &mut |_| (),
         )
         .unwrap()
     };
@@ -142,12 +143,11 @@ fn the_loss_does_not_depend_on_the_batches() {
         assert!((a.standard_error / b.standard_error - 1.0).abs() < 1e-4);
     }
     assert_ne!(small[0].mean, small[1].mean);
-    let other_masks = masked_loss(&data, &[&first], MASK.0, MASK.1 + 1, &batches_of(4)).unwrap();
+    let of_first =
+        |ratio, seed| masked_loss(&data, &[&first], ratio, seed, &batches_of(4), &mut |_| ());
+    let other_masks = of_first(MASK.0, MASK.1 + 1).unwrap();
     assert_ne!(small[0].mean, other_masks[0].mean);
-    assert!(
-        masked_loss(&data, &[&first], 1.0, 0, &batches_of(4)).is_err(),
-        "nothing would be visible"
-    );
+    assert!(of_first(1.0, 0).is_err(), "nothing would be visible");
 }
 
 /// The images that `choice` picks, reconstructed at `ratio`.

@@ -5,6 +5,8 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 
+use crate::eval::Features;
+
 pub(crate) struct Golden(Vec<u8>);
 
 impl Golden {
@@ -31,5 +33,15 @@ impl Golden {
     pub(crate) fn u32s(&self, tensor: &str) -> Vec<u32> {
         let words = self.words(tensor, Dtype::U32);
         words.into_iter().map(u32::from_le_bytes).collect()
+    }
+
+    /// A set of labelled features.
+    pub(crate) fn features(&self, set: &str) -> Features {
+        let (data, labels) = (
+            self.f32s(&format!("{set}.features")),
+            self.u32s(&format!("{set}.labels")),
+        );
+        let dim = data.len() / labels.len();
+        Features::new(data, dim, labels).unwrap()
     }
 }

@@ -61,8 +61,15 @@ pub(super) fn measure(
     let pairs = features(&train, &extractors, &stream, &mut |_| ())?
         .into_iter()
         .zip(features(&test, &extractors, &stream, &mut |_| ())?);
-    let mut losses =
-        masked_loss(&test, &[trained, &random], mask_ratio, seed, &stream)?.into_iter();
+    let mut losses = masked_loss(
+        &test,
+        &[trained, &random],
+        mask_ratio,
+        seed,
+        &stream,
+        &mut |_| (),
+    )?
+    .into_iter();
     let mut judged = ["trained encoder", "random encoder", "raw pixels"]
         .into_iter()
         .zip(pairs)

@@ -5,17 +5,22 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Subcommand};
 use mae_loader::LabelSource;
+use mae_model::{Mae, MaeConfig, Precision};
 use mae_trainer::config::DeviceKind;
 use mae_trainer::eval::features::FeaturePooling;
+use mae_trainer::eval::{StreamOptions, keep};
+use serde_json::Value;
 
 use super::reconstruct::ReconstructArgs;
+use super::subject::Subject;
 use super::summary::SummaryArgs;
+use crate::Usage;
 use crate::cli::{CacheArgs, ImportArgs};
 
 /// Evaluate a checkpoint beside the same network with random weights
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    mae eval loss runs/a --data 'data/test-*.tar'\n  \
+    mae eval loss runs/a --data 'data/test-*.tar' --mask-ratio 0.5,0.75,0.9\n  \
     mae eval knn runs/a --data 'data/train-*.tar' --val-data 'data/test-*.tar'\n  \
     mae eval knn runs/a --data data --label-field json:wnid --k 10,20,100,200 --json\n  \
     mae eval linear-probe runs/a/checkpoints/step-00010000 --data 'data/train-*.tar' --val-data 'data/test-*.tar'\n  \
@@ -46,54 +51,134 @@ pub(super) enum What {
     Report(Box<SummaryArgs>),
 }
 
-/// What every evaluation takes.
+/// What every evaluation of one checkpoint takes.
 #[derive(Debug, Args)]
 pub(super) struct Common {
     /// A checkpoint's folder, a run's for its newest whole one, or another program's (.pth, .safetensors, a folder)
     #[arg(value_name = "CHECKPOINT")]
     pub(super) checkpoint: PathBuf,
+    #[command(flatten)]
+    pub(super) data: DataArgs,
+    #[command(flatten)]
+    pub(super) encode: EncodeArgs,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Which images.
+#[derive(Debug, Args)]
+pub(super) struct DataArgs {
     /// Shards: a tar file, a folder of them, a glob, braces (`test-{000000..000009}.tar`); several may be given
-    #[arg(long, required = true, num_args = 1.., value_name = "SPEC")]
-    pub(super) data: Vec<String>,
+    #[arg(long = "data", required = true, num_args = 1.., value_name = "SPEC")]
+    pub(super) specs: Vec<String>,
+}
+
+/// How images are read and go through a network.
+#[derive(Debug, Args)]
+pub(super) struct EncodeArgs {
     /// Images that go through the network at a time
     #[arg(long, default_value = "64", value_parser = clap::value_parser!(u32).range(1..).map(|n| n as usize), value_name = "N")]
-    pub(super) encode_batch: usize,
+    encode_batch: usize,
     /// Where the network runs: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub(super) device: DeviceKind,
+    /// Numbers of activations and products: f32, tf32 or bf16 [default: bf16 on a GPU, f32 on the CPU, which has no other]
+    #[arg(long, value_name = "PRECISION")]
+    precision: Option<Precision>,
     /// Threads for decoding and for arithmetic; 0 takes every core
     #[arg(long, default_value = "0", value_name = "N")]
-    pub(super) threads: usize,
+    threads: usize,
     /// Short side that images are resized to before the centre crop [default: the input's size below 128 pixels, else 8/7 of it]
     #[arg(long, value_name = "PIXELS")]
-    pub(super) resize: Option<u32>,
+    resize: Option<u32>,
     #[command(flatten)]
     pub(super) import: ImportArgs,
     #[command(flatten)]
     pub(super) cache: CacheArgs,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    pub(super) json: bool,
+}
+
+impl EncodeArgs {
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
+            .unwrap_or_else(|| self.device.default_precision())
+    }
+
+    /// As many threads as asked for, or one for each core.
+    pub(super) fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
+
+    pub(super) fn stream(&self) -> StreamOptions {
+        StreamOptions {
+            batch_size: self.encode_batch,
+            threads: Some(self.threads()),
+            resize: self.resize,
+        }
+    }
+
+    /// What a report says of it.
+    pub(super) fn settings(&self) -> [(&'static str, Value); 2] {
+        [
+            ("device", self.device.to_string().into()),
+            ("precision", self.precision().to_string().into()),
+        ]
+    }
+}
+
+/// Which patches are removed.
+#[derive(Debug, Args)]
+pub(super) struct MaskArgs {
+    /// Share of the patches removed; several, as in 0.5,0.75,0.9, one after the other [default: as in training]
+    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "RATIO")]
+    mask_ratio: Vec<f64>,
+    /// What the masks are drawn from, with each image's place: the same for `loss` and `reconstruct`
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub(super) seed: u64,
+}
+
+impl MaskArgs {
+    /// The ratios asked for, or the one that the model was trained at.
+    ///
+    /// # Errors
+    /// Where one leaves nothing visible or removes nothing.
+    pub(super) fn ratios(&self, subject: &Subject<Mae>) -> Result<Vec<f64>, Usage> {
+        let ratios = match self.mask_ratio.as_slice() {
+            [] => vec![subject.source.mask_ratio()],
+            ratios => ratios.to_vec(),
+        };
+        let config = &subject.trained.config;
+        let checked = ratios
+            .iter()
+            .try_for_each(|&ratio| check_ratio(config, ratio));
+        checked.map(|()| ratios)
+    }
+}
+
+/// Whether a model can see some of an image and not all of it at this ratio.
+///
+/// # Errors
+/// Where it cannot.
+pub(super) fn check_ratio(config: &MaeConfig, mask_ratio: f64) -> Result<(), Usage> {
+    let kept = keep(config, mask_ratio);
+    kept.map(drop).map_err(|error| Usage(error.to_string()))
 }
 
 #[derive(Debug, Args)]
 pub(super) struct LossArgs {
     #[command(flatten)]
     pub(super) common: Common,
-    /// Share of the patches removed [default: as in training]
-    #[arg(long, value_name = "RATIO")]
-    pub(super) mask_ratio: Option<f64>,
-    /// What the masks are drawn from
-    #[arg(long, default_value = "0", value_name = "N")]
-    pub(super) seed: u64,
+    #[command(flatten)]
+    pub(super) mask: MaskArgs,
 }
 
-/// What evaluations of features take.
+/// What judging features by their labels takes.
 #[derive(Debug, Args)]
-pub(super) struct FeatureArgs {
-    #[command(flatten)]
-    pub(super) common: Common,
-    /// Test shards, in the same form; without them every fifth sample of --data is held out
+pub(super) struct LabelArgs {
+    /// Test shards, in the same form; without them every fifth sample of --data is held out from knn and linear-probe
     #[arg(long, num_args = 1.., value_name = "SPEC")]
     pub(super) val_data: Vec<String>,
     /// Where labels come from: cls, or json:FIELD (for example json:wnid)
@@ -102,6 +187,15 @@ pub(super) struct FeatureArgs {
     /// Features are the mean of the patch tokens, or the class token [default: token for linear-probe, as in the paper; mean for knn]
     #[arg(long, value_name = "mean|token")]
     pub(super) pooling: Option<FeaturePooling>,
+}
+
+/// What evaluations of one checkpoint's features take.
+#[derive(Debug, Args)]
+pub(super) struct FeatureArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(flatten)]
+    pub(super) labels: LabelArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,28 +1,66 @@
 //! `mae eval knn` and `mae eval linear-probe`: what frozen features tell of the classes.
 
-use std::sync::Arc;
-
-use indicatif::ProgressBar;
-use mae_loader::{Dataset, LabelSource};
 use mae_model::Encoder;
-use mae_trainer::eval::classes::labels;
-use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
+use mae_trainer::eval::Features;
+use mae_trainer::eval::features::{Extractor, FeaturePooling};
 use mae_trainer::eval::knn::{KnnOptions, knn};
 use mae_trainer::eval::linear_probe::{Progress, Recipe, SweepOptions, linear_probe, sweep};
-use mae_trainer::eval::{Classes, Features};
 use serde_json::Value;
 
-use super::args::{FeatureArgs, KnnArgs, ProbeArgs};
+use super::args::{FeatureArgs, KnnArgs, LabelArgs, ProbeArgs};
 use super::report::{Figures, percent};
-use super::{Subject, open, rows};
-use crate::terminal::bars;
-use crate::{Outcome, Usage, progress};
-
-/// Without a test set, every this many-th sample of the data is held out.
-const HELD_OUT_EVERY: usize = 5;
+use super::sets::Sets;
+use super::subject::Subject;
+use super::{images, rows};
+use crate::{Outcome, Usage};
 
 /// The settings of a report, by name.
 type Settings = Vec<(&'static str, Value)>;
+
+/// The class token, as in the paper, by its recipe and on cached features alike.
+const PROBE_POOLING: FeaturePooling = FeaturePooling::Token;
+
+/// What judges features once they are there.
+pub(super) enum Judge {
+    Knn(KnnOptions),
+    Sweep(SweepOptions),
+}
+
+impl Judge {
+    /// The features that it takes: its own where `args` asks for no other.
+    pub(super) fn pooling(&self, args: &LabelArgs) -> FeaturePooling {
+        args.pooling.unwrap_or(match self {
+            Self::Knn(_) => FeaturePooling::Mean,
+            Self::Sweep(_) => PROBE_POOLING,
+        })
+    }
+
+    /// Whether it can judge at all by a train set of `samples` samples.
+    ///
+    /// # Errors
+    /// Where an option does not suit them.
+    pub(super) fn check(&self, samples: usize) -> Result<(), Usage> {
+        let checked = match self {
+            Self::Knn(options) => options.check(samples),
+            Self::Sweep(options) => options.check(samples),
+        };
+        checked.map_err(|error| Usage(error.to_string()))
+    }
+
+    /// What it finds.
+    ///
+    /// # Errors
+    /// Where the features do not allow it.
+    pub(super) fn figures(&self, train: &Features, test: &Features) -> anyhow::Result<Figures> {
+        Ok(match self {
+            Self::Knn(options) => {
+                let accuracies = knn(train, test, options)?;
+                Figures::Knn(options.k.iter().copied().zip(accuracies).collect())
+            }
+            Self::Sweep(options) => Figures::Sweep(sweep(train, test, options)?),
+        })
+    }
+}
 
 /// `mae eval knn`.
 pub(super) fn neighbours(args: &KnnArgs) -> anyhow::Result<Outcome> {
@@ -31,20 +69,13 @@ pub(super) fn neighbours(args: &KnnArgs) -> anyhow::Result<Outcome> {
         temperature: args.temperature as f32,
     };
     let settings = vec![("temperature", args.temperature.into())];
-    let pooling = args.features.pooling.unwrap_or(FeaturePooling::Mean);
-    judge("knn", &args.features, pooling, settings, |train, test| {
-        let accuracies = knn(train, test, &options)?;
-        Ok(Figures::Knn(
-            options.k.iter().copied().zip(accuracies).collect(),
-        ))
-    })
+    judge("knn", &args.features, &Judge::Knn(options), settings)
 }
 
 /// `mae eval linear-probe`.
 pub(super) fn probe(args: &ProbeArgs) -> anyhow::Result<Outcome> {
-    let pooling = args.features.pooling.unwrap_or(FeaturePooling::Token);
     if !args.cached {
-        return recipe(args, pooling);
+        return recipe(args);
     }
     let mut options = SweepOptions {
         seed: args.seed,
@@ -62,20 +93,16 @@ pub(super) fn probe(args: &ProbeArgs) -> anyhow::Result<Outcome> {
         ("learning_rates", options.learning_rates.clone().into()),
         ("seed", args.seed.into()),
     ];
-    judge(
-        "linear-probe",
-        &args.features,
-        pooling,
-        settings,
-        |train, test| Ok(Figures::Sweep(sweep(train, test, &options)?)),
-    )
+    let judged_by = Judge::Sweep(options);
+    judge("linear-probe", &args.features, &judged_by, settings)
 }
 
 /// The reference code's linear probe, trained on augmented images.
-fn recipe(args: &ProbeArgs, pooling: FeaturePooling) -> anyhow::Result<Outcome> {
+fn recipe(args: &ProbeArgs) -> anyhow::Result<Outcome> {
     let common = &args.features.common;
+    let pooling = args.features.labels.pooling.unwrap_or(PROBE_POOLING);
     let subject = Subject::<Encoder>::load(common)?;
-    let sets = Sets::open("linear-probe", &args.features)?;
+    let sets = args.features.sets("linear-probe")?;
     let Some(test) = &sets.test else {
         return Err(Usage(
             "the probe trains on all of --data: name test shards with --val-data, or add --cached, which holds samples out".into(),
@@ -112,7 +139,7 @@ fn recipe(args: &ProbeArgs, pooling: FeaturePooling) -> anyhow::Result<Outcome> 
         &extractors,
         sets.classes.count,
         &recipe,
-        &common.stream(),
+        &common.encode.stream(),
         &mut |progress| match progress {
             Progress::Images(count) => bar.inc(count as u64),
             Progress::Epoch(epoch, reports) => tracing::info!(
@@ -134,127 +161,56 @@ fn recipe(args: &ProbeArgs, pooling: FeaturePooling) -> anyhow::Result<Outcome> 
     ];
     let mut report = subject.report("linear-probe", test.len());
     report.train_samples = Some(sets.train.len());
-    report.settings = sets.settings(settings, pooling, &args.features);
+    report.settings = settings_of(settings, pooling, &sets, &args.features);
     report.rows = rows(reports?.into_iter().map(Figures::Probe));
     report.print(common.json)
 }
 
-/// Features by the trained and the random encoder, each judged by `figures` of a train and a test set.
+/// The trained and the random encoder's features, each judged by `judge`.
 fn judge(
     evaluation: &'static str,
     args: &FeatureArgs,
-    pooling: FeaturePooling,
+    judge: &Judge,
     settings: Settings,
-    figures: impl Fn(&Features, &Features) -> anyhow::Result<Figures>,
 ) -> anyhow::Result<Outcome> {
     let common = &args.common;
+    let pooling = judge.pooling(&args.labels);
     let subject = Subject::<Encoder>::load(common)?;
-    let sets = Sets::open(evaluation, args)?;
+    let sets = args.sets(evaluation)?;
+    judge.check(sets.train_samples)?;
     let extractors =
-        [&subject.trained, &subject.random].map(|mae| Extractor::Encoder(mae, pooling));
-    let stream = common.stream();
-    let bar = images(sets.train.len() + sets.test.as_ref().map_or(0, |test| test.len()));
-    let of = |set: &Arc<Dataset>| {
-        features(set, &extractors, &stream, &mut |images| {
-            bar.inc(images as u64)
-        })
-    };
-    let of_train = of(&sets.train)?;
-    let pairs: Vec<(Features, Features)> = match &sets.test {
-        Some(test) => of_train.into_iter().zip(of(test)?).collect(),
-        None => of_train.iter().map(|all| all.split(held_out)).collect(),
-    };
-    bar.finish_and_clear();
+        [&subject.trained, &subject.random].map(|encoder| Extractor::Encoder(encoder, pooling));
+    let pairs = sets.features(&extractors, &common.encode)?;
     let judged: Vec<Figures> = pairs
         .iter()
-        .map(|(train, test)| figures(train, test))
+        .map(|(train, test)| judge.figures(train, test))
         .collect::<anyhow::Result<_>>()?;
     let mut report = subject.report(evaluation, pairs[0].1.len() as u64);
     report.train_samples = Some(pairs[0].0.len() as u64);
-    report.settings = sets.settings(settings, pooling, args);
+    report.settings = settings_of(settings, pooling, &sets, args);
     report.rows = rows(judged.into_iter());
     report.print(common.json)
 }
 
-/// A train and a test set whose labels suit each other.
-struct Sets {
-    train: Arc<Dataset>,
-    /// `None` where every fifth sample of the train set is held out.
-    test: Option<Arc<Dataset>>,
-    classes: Classes,
+/// An evaluation's own settings, and those that all have.
+fn settings_of(
+    own: Settings,
+    pooling: FeaturePooling,
+    sets: &Sets,
+    args: &FeatureArgs,
+) -> Settings {
+    let shared = [
+        ("pooling", pooling.to_string().into()),
+        ("classes", sets.classes.count.into()),
+        ("held_out", sets.test.is_none().into()),
+    ];
+    let encode = args.common.encode.settings();
+    own.into_iter().chain(shared).chain(encode).collect()
 }
 
-impl Sets {
-    fn open(evaluation: &str, args: &FeatureArgs) -> anyhow::Result<Self> {
-        if args.label_field == LabelSource::None {
-            return Err(Usage(format!(
-                "{evaluation} needs labels: --label-field cannot be none"
-            ))
-            .into());
-        }
-        let open = |specs: &[String], classes: Option<Vec<String>>| {
-            open(&args.common.cache, specs, args.label_field.clone(), classes)
-        };
-        let train = open(&args.common.data, None)?;
-        let names = train.classes().map(<[String]>::to_vec);
-        let test = match args.val_data.as_slice() {
-            [] => None,
-            specs => Some(open(specs, names.clone())?),
-        };
-        let (of_train, of_test) = match &test {
-            Some(test) => (labels(&train)?, labels(test)?),
-            None => split(&labels(&train)?),
-        };
-        let classes = Classes::survey(&of_train, &of_test, names.as_deref())?;
-        if let Some(warning) = classes.warning(names.as_deref()) {
-            tracing::warn!("{warning}");
-        }
-        Ok(Self {
-            train,
-            test,
-            classes,
-        })
-    }
-
-    fn settings(&self, own: Settings, pooling: FeaturePooling, args: &FeatureArgs) -> Settings {
-        let shared = [
-            ("pooling", pooling.to_string().into()),
-            ("classes", self.classes.count.into()),
-            ("held_out", self.test.is_none().into()),
-            ("device", args.common.device.to_string().into()),
-        ];
-        own.into_iter().chain(shared).collect()
-    }
-}
-
-/// Whether the sample of this number is held out, where there is no test set.
-pub(super) fn held_out(index: usize) -> bool {
-    index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-}
-
-fn split(labels: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    let part = |of_test: bool| {
-        let numbered = labels.iter().enumerate();
-        let part = numbered.filter(|&(index, _)| held_out(index) == of_test);
-        part.map(|(_, &label)| label).collect()
-    };
-    (part(false), part(true))
-}
-
-/// A bar that counts encoded images.
-fn images(count: u64) -> ProgressBar {
-    bars().add(progress::bar(count, "images"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_fifth_sample_is_held_out() {
-        let labels: Vec<u32> = (0..12).collect();
-        let (train, test) = split(&labels);
-        assert_eq!(train, [0, 1, 2, 3, 5, 6, 7, 8, 10, 11]);
-        assert_eq!(test, [4, 9]);
+impl FeatureArgs {
+    fn sets(&self, evaluation: &str) -> anyhow::Result<Sets> {
+        let common = &self.common;
+        Sets::open(evaluation, &common.data.specs, &self.labels, &common.encode)
     }
 }

@@ -6,24 +6,26 @@ mod args;
 mod frozen;
 mod reconstruct;
 mod report;
+mod sets;
+mod subject;
 mod summary;
 
 use std::sync::Arc;
 
+use indicatif::ProgressBar;
 use mae_loader::{Dataset, DatasetOptions, LabelSource};
-use mae_model::{Encoder, Mae};
-use mae_trainer::checkpoint::{Source, load_encoder, load_mae};
-use mae_trainer::device;
-use mae_trainer::eval::StreamOptions;
+use mae_model::Mae;
 use mae_trainer::eval::loss::masked_loss;
 
 pub(crate) use args::EvalArgs;
 use args::{Common, LossArgs, What};
 pub(crate) use report::percent;
-use report::{Figures, Report, Row};
+use report::{Figures, Row};
+use subject::Subject;
 
-use crate::Outcome;
 use crate::cli::CacheArgs;
+use crate::terminal::bars;
+use crate::{Outcome, progress};
 
 /// What a row of a report is called.
 const TRAINED: &str = "checkpoint";
@@ -43,82 +45,39 @@ pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
     }
 }
 
-/// What is judged, and the same before training.
-struct Subject<T> {
-    trained: T,
-    random: T,
-    source: Source,
-}
-
-impl Subject<Mae> {
-    fn load(common: &Common) -> anyhow::Result<Self> {
-        mae_model::set_threads(common.threads())?;
-        let device = device::open(common.device)?;
-        let (mut trained, source) =
-            load_mae(&common.checkpoint, &common.import.options(), &device)?;
-        let mut random = Mae::new(trained.config.clone(), &device, source.seed())?;
-        for mae in [&mut trained, &mut random] {
-            mae.set_precision(common.device.default_precision())?;
-        }
-        Ok(Self {
-            trained,
-            random,
-            source,
-        })
-    }
-}
-
-impl Subject<Encoder> {
-    fn load(common: &Common) -> anyhow::Result<Self> {
-        mae_model::set_threads(common.threads())?;
-        let device = device::open(common.device)?;
-        let (mut trained, source) =
-            load_encoder(&common.checkpoint, &common.import.options(), &device)?;
-        let mut random = source.untrained(&trained)?;
-        for encoder in [&mut trained, &mut random] {
-            encoder.set_precision(common.device.default_precision())?;
-        }
-        Ok(Self {
-            trained,
-            random,
-            source,
-        })
-    }
-}
-
-impl<T> Subject<T> {
-    fn report(&self, evaluation: &'static str, samples: u64) -> Report {
-        Report {
-            evaluation,
-            checkpoint: self.source.path().display().to_string(),
-            step: self.source.step(),
-            train_samples: None,
-            samples,
-            settings: vec![],
-            rows: vec![],
-        }
-    }
-}
-
+/// `mae eval loss`.
 fn loss(args: &LossArgs) -> anyhow::Result<Outcome> {
-    let subject = Subject::<Mae>::load(&args.common)?;
-    let data = open(
-        &args.common.cache,
-        &args.common.data,
-        LabelSource::None,
-        None,
-    )?;
-    let ratio = args.mask_ratio.unwrap_or(subject.source.mask_ratio());
+    let common = &args.common;
+    let (subject, data) = with_decoder(common)?;
+    let ratios = args.mask.ratios(&subject)?;
     let models = [&subject.trained, &subject.random];
-    let losses = masked_loss(&data, &models, ratio, args.seed, &args.common.stream())?;
+    let stream = common.encode.stream();
+    let bar = images(data.len() * ratios.len() as u64);
+    let mut by_ratio = models.map(|_| vec![]);
+    for &ratio in &ratios {
+        let progress = &mut |images| bar.inc(images as u64);
+        let losses = masked_loss(&data, &models, ratio, args.mask.seed, &stream, progress)?;
+        for (model, loss) in by_ratio.iter_mut().zip(losses) {
+            model.push((ratio, loss));
+        }
+    }
+    bar.finish_and_clear();
     let mut report = subject.report("loss", data.len());
     report.settings = vec![
-        ("mask_ratio", ratio.into()),
-        ("seed", args.seed.into()),
+        ("seed", args.mask.seed.into()),
         ("norm_pix_loss", subject.trained.config.norm_pix_loss.into()),
     ];
-    report.rows = rows(losses.into_iter().map(Figures::Loss));
-    report.print(args.common.json)
+    report.settings.extend(common.encode.settings());
+    report.rows = rows(by_ratio.into_iter().map(Figures::Loss));
+    report.print(common.json)
+}
+
+/// What evaluations by a decoder begin with: the networks, and the images without their labels.
+fn with_decoder(common: &Common) -> anyhow::Result<(Subject<Mae>, Arc<Dataset>)> {
+    let subject = Subject::load(common)?;
+    let (cache, specs) = (&common.encode.cache, &common.data.specs);
+    let data = open(cache, specs, LabelSource::None, None)?;
+    Ok((subject, data))
 }
 
 fn rows(figures: impl Iterator<Item = Figures>) -> Vec<Row> {
@@ -145,24 +104,7 @@ fn open(
     Ok(Arc::new(Dataset::open(specs, &options)?))
 }
 
-/// As many threads as asked for, or one for each core.
-fn threads(asked: usize) -> usize {
-    match asked {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    }
-}
-
-impl Common {
-    fn threads(&self) -> usize {
-        threads(self.threads)
-    }
-
-    fn stream(&self) -> StreamOptions {
-        StreamOptions {
-            batch_size: self.encode_batch,
-            threads: Some(self.threads()),
-            resize: self.resize,
-        }
-    }
+/// A bar that counts images gone through the network.
+fn images(count: u64) -> ProgressBar {
+    bars().add(progress::bar(count, "images"))
 }

@@ -7,22 +7,20 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use clap::builder::TypedValueParser as _;
-use mae_loader::LabelSource;
-use mae_model::Mae;
 use mae_trainer::eval::reconstruct::{Choice, Masking, Shown, reconstruct};
 use mae_trainer::picture::sheet::{Column, contact_sheet};
 use mae_trainer::picture::{self, Picture, Reconstruction, Visible};
 use serde_json::json;
 
-use super::args::Common;
-use super::{Subject, open};
-use crate::Outcome;
+use super::args::{Common, MaskArgs};
+use super::with_decoder;
+use crate::{Outcome, Usage};
 
 #[derive(Debug, Args)]
 pub(super) struct ReconstructArgs {
     #[command(flatten)]
     pub(super) common: Common,
-    /// The PNG to write: masked | reconstructed | original, or for several mask ratios a row for each image, a column for each ratio
+    /// The PNG to write, by a name that ends in .png: masked | reconstructed | original, or for several mask ratios a row for each image, a column for each ratio
     #[arg(long, default_value = "reconstructions.png", value_name = "FILE")]
     output: PathBuf,
     /// Also every picture as a PNG of its own in this folder, named by the image's key
@@ -30,12 +28,8 @@ pub(super) struct ReconstructArgs {
     separate: Option<PathBuf>,
     #[command(flatten)]
     images: ImageArgs,
-    /// Share of the patches removed; several, also as 0.5,0.75, make a contact sheet [default: as in training]
-    #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "RATIO")]
-    mask_ratio: Vec<f64>,
-    /// What the masks are drawn from; each image's are those of `mae eval loss` at the same seed
-    #[arg(long, default_value = "0", value_name = "N")]
-    seed: u64,
+    #[command(flatten)]
+    mask: MaskArgs,
     /// Whether visible patches of the reconstruction are the image's own, or what the model predicts there, which no loss was computed on
     #[arg(
         long,
@@ -75,31 +69,23 @@ impl ImageArgs {
 
 /// Runs `mae eval reconstruct`.
 pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
-    let subject = Subject::<Mae>::load(&args.common)?;
-    let data = open(
-        &args.common.cache,
-        &args.common.data,
-        LabelSource::None,
-        None,
-    )?;
+    check_name(&args.output)?;
+    let (subject, data) = with_decoder(&args.common)?;
     let images = args.images.choice().of(&data)?;
-    let ratios = match args.mask_ratio.as_slice() {
-        [] => vec![subject.source.mask_ratio()],
-        ratios => ratios.to_vec(),
-    };
+    let ratios = args.mask.ratios(&subject)?;
     let shown: Vec<(f64, Vec<Shown>)> = ratios
         .iter()
         .map(|&ratio| {
             let masking = Masking {
                 ratio,
-                seed: args.seed,
+                seed: args.mask.seed,
                 visible: if args.paste {
                     Visible::Pasted
                 } else {
                     Visible::Predicted
                 },
             };
-            let stream = args.common.stream();
+            let stream = args.common.encode.stream();
             let shown = reconstruct(&data, &subject.trained, &images, &masking, &stream)?;
             Ok((ratio, shown))
         })
@@ -125,7 +111,7 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
             "evaluation": "reconstruct",
             "checkpoint": subject.source.path().display().to_string(),
             "step": subject.source.step(),
-            "settings": { "mask_ratio": ratios, "seed": args.seed, "paste": args.paste },
+            "settings": { "mask_ratio": ratios, "seed": args.mask.seed, "paste": args.paste },
             "images": keys,
             "output": output.to_string(),
             "separate": files,
@@ -213,6 +199,18 @@ fn names<'a>(keys: impl Iterator<Item = &'a str>) -> Vec<String> {
             .unwrap_or(plain)
     })
     .collect()
+}
+
+/// A picture by another name would not open as what it says it is.
+fn check_name(output: &Path) -> anyhow::Result<()> {
+    match output.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("png") => Ok(()),
+        _ => Err(Usage(format!(
+            "--output {} does not end in .png, and PNG is what is written",
+            output.display()
+        ))
+        .into()),
+    }
 }
 
 fn save(picture: &Picture, path: &Path) -> anyhow::Result<()> {

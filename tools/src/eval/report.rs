@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use mae_trainer::eval::Accuracy;
 use mae_trainer::eval::linear_probe::{ProbeReport, SweepReport};
 use mae_trainer::eval::loss::LossReport;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{Outcome, table};
@@ -31,7 +32,8 @@ pub(super) struct Row {
 
 /// What was measured.
 pub(super) enum Figures {
-    Loss(LossReport),
+    /// At each mask ratio.
+    Loss(Vec<(f64, LossReport)>),
     /// For each number of neighbours.
     Knn(Vec<(usize, Accuracy)>),
     Probe(ProbeReport),
@@ -45,11 +47,21 @@ impl Figures {
     /// The table's rows, one or more.
     fn rows(&self) -> Vec<Columns> {
         match self {
-            Self::Loss(loss) => vec![vec![
-                ("loss", format!("{:.4}", loss.mean)),
-                ("standard error", format!("{:.4}", loss.standard_error)),
-                ("samples", loss.count.to_string()),
-            ]],
+            Self::Loss(by_ratio) => by_ratio
+                .iter()
+                .map(|(ratio, loss)| {
+                    let error = Some(loss.standard_error).filter(|error| error.is_finite());
+                    vec![
+                        ("mask ratio", ratio.to_string()),
+                        ("loss", format!("{:.4}", loss.mean)),
+                        (
+                            "standard error",
+                            error.map_or("–".into(), |error| format!("{error:.4}")),
+                        ),
+                        ("samples", loss.count.to_string()),
+                    ]
+                })
+                .collect(),
             Self::Knn(by_k) => by_k
                 .iter()
                 .map(|(k, accuracy)| {
@@ -75,7 +87,10 @@ impl Figures {
 
     fn json(&self) -> Value {
         match self {
-            Self::Loss(loss) => json!(loss),
+            Self::Loss(by_ratio) => by_ratio
+                .iter()
+                .map(|(ratio, loss)| with(loss, json!({ "mask_ratio": ratio })))
+                .collect(),
             Self::Knn(by_k) => by_k
                 .iter()
                 .map(|(k, accuracy)| with(accuracy, json!({ "k": k })))
@@ -96,9 +111,9 @@ impl Figures {
     }
 }
 
-/// An accuracy's fields and some more.
-fn with(accuracy: &Accuracy, more: Value) -> Value {
-    let mut all = json!(accuracy);
+/// The fields of `figures` and some more.
+fn with(figures: &impl Serialize, more: Value) -> Value {
+    let mut all = json!(figures);
     if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
         all.extend(more);
     }
@@ -256,6 +271,33 @@ mod tests {
             assert!(words.contains(row), "{text}");
         }
         assert!(text.contains("Wilson"), "{text}");
+    }
+
+    #[test]
+    fn losses_stand_by_their_mask_ratio() {
+        let loss = |mean, standard_error| LossReport {
+            mean,
+            standard_error,
+            count: 1,
+        };
+        let figures = Figures::Loss(vec![(0.5, loss(0.25, 0.01)), (0.9, loss(0.75, f64::NAN))]);
+        let cells: Vec<Vec<String>> = figures
+            .rows()
+            .into_iter()
+            .map(|row| row.into_iter().map(|(_, cell)| cell).collect())
+            .collect();
+        assert_eq!(
+            cells,
+            [
+                ["0.5", "0.2500", "0.0100", "1"],
+                ["0.9", "0.7500", "–", "1"]
+            ]
+        );
+        let json = figures.json();
+        assert_eq!(
+            (&json[1]["mask_ratio"], &json[1]["mean"]),
+            (&0.9.into(), &0.75.into())
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ const ROW: f64 = 34.0;
 const BAR: f64 = 18.0;
 const AXIS: f64 = 46.0;
 /// Longest name that fits, in characters.
-const LONGEST: usize = 34;
+const LONGEST: usize = 28;
 
 /// Horizontal bars from zero, one below the other.
 pub(crate) struct Bars<'a> {

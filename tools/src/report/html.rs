@@ -208,9 +208,11 @@ pre{background:var(--panel);padding:.8rem 1rem;border-radius:6px;overflow-x:auto
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:.45rem .7rem;border-bottom:1px solid var(--rule);white-space:pre}
 th:first-child,td:first-child{text-align:left}
+td:first-child{min-width:7rem;white-space:normal;overflow-wrap:anywhere}
 th{color:var(--soft);font-weight:600;font-size:.875rem;white-space:normal;vertical-align:bottom}
 .gallery{width:auto}
 .gallery td,.gallery th{border:0;padding:.25rem .3rem;text-align:left;white-space:normal;max-width:14rem;overflow-wrap:anywhere}
+.gallery td:first-child{min-width:5rem}
 .gallery img{width:8rem;min-width:8rem}
 .mark td{background:var(--mark);font-weight:600}
 ";

@@ -91,10 +91,7 @@ impl Source {
 /// # Errors
 /// Where there is none, it is damaged, or it is no model of this kind.
 pub fn weights(path: &Path, options: &ImportOptions) -> Result<(Weights, Source)> {
-    let of_run = path
-        .parent()
-        .filter(|parent| path.ends_with(MODEL) && parent.join(STATE).is_file());
-    let path = of_run.unwrap_or(path);
+    let path = folder_of(path);
     if !is_run(path)? {
         if !foreign::is_one(path) {
             return Err(Error::NoCheckpoint { path: path.into() });
@@ -147,11 +144,19 @@ pub fn export(
     })
 }
 
-/// Whether `path` is a checkpoint's folder of a run of ours, or holds some.
+/// The folder of a run's checkpoint whose weights `path` names; any other path as it is.
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent();
+    let folder = folder.filter(|folder| path.ends_with(MODEL) && folder.join(STATE).is_file());
+    folder.unwrap_or(path)
+}
+
+/// Whether `path` is a checkpoint of a run of ours, or a folder that holds some.
 ///
 /// # Errors
 /// If the folder cannot be read.
 pub fn is_run(path: &Path) -> Result<bool> {
+    let path = folder_of(path);
     let one = path.join(STATE).is_file() || step_of(path).is_some() && path.is_dir();
     Ok(one || folder(path).is_dir() || path.is_dir() && !list(path)?.is_empty())
 }

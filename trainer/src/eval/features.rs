@@ -66,7 +66,8 @@ pub enum Extractor<'a> {
 }
 
 /// The features of every sample by each of `extractors`, in one pass over the data. The images have the size that the
-/// first encoder takes; all encoders must take the same. Calls `progress` with the number of images of each batch.
+/// first encoder takes; all encoders must take the same. An encoder with several poolings encodes an image once. Calls `progress` with the
+/// number of images of each batch.
 ///
 /// # Errors
 /// Where the dataset has no labels, cannot be read, the encoders take different inputs or there is none, or a feature is not finite.
@@ -88,31 +89,59 @@ pub fn features(
 /// Several extractors at work on the same images.
 pub(super) struct Encoders<'a> {
     input: Input,
+    /// Each encoder once, whatever the number of its poolings, with the workspace of the last batch's size.
+    encoders: Vec<(&'a Encoder, Option<EncoderWorkspace>)>,
     each: Vec<Encoding<'a>>,
     labels: Vec<u32>,
 }
 
+/// The features of one extractor so far.
+struct Encoding<'a> {
+    extractor: Extractor<'a>,
+    data: Vec<f32>,
+    dim: usize,
+}
+
 impl<'a> Encoders<'a> {
     pub(super) fn new(extractors: &[Extractor<'a>]) -> Result<Self> {
-        let inputs = extractors.iter().filter_map(|extractor| match extractor {
-            Extractor::Encoder(encoder, _) => Some(Input {
-                size: encoder.config.image_size,
-                channels: encoder.config.channels,
-            }),
-            Extractor::Pixels => None,
-        });
-        let inputs: Vec<Input> = inputs.collect();
-        match inputs.first() {
-            Some(&input) if inputs.iter().all(|&other| other == input) => Ok(Self {
-                input,
-                each: extractors.iter().map(Encoding::new).collect(),
-                labels: Vec::new(),
-            }),
-            _ => Err(EvalError::Option {
+        let mut encoders: Vec<(&Encoder, _)> = vec![];
+        for extractor in extractors {
+            match extractor {
+                Extractor::Encoder(new, _)
+                    if !encoders.iter().any(|(met, _)| std::ptr::eq(*met, *new)) =>
+                {
+                    encoders.push((new, None));
+                }
+                _ => {}
+            }
+        }
+        let input = |encoder: &Encoder| Input {
+            size: encoder.config.image_size,
+            channels: encoder.config.channels,
+        };
+        let first = encoders.first().map(|(encoder, _)| input(encoder));
+        let Some(input) =
+            first.filter(|&first| encoders.iter().all(|(other, _)| input(other) == first))
+        else {
+            return Err(EvalError::Option {
                 name: "the encoders' input size",
                 must: "the same for all of them",
-            }),
-        }
+            });
+        };
+        let each = extractors.iter().map(|&extractor| Encoding {
+            extractor,
+            data: Vec::new(),
+            dim: match extractor {
+                Extractor::Encoder(encoder, _) => encoder.config.dim,
+                Extractor::Pixels => input.size.0 * input.size.1 * input.channels,
+            },
+        });
+        Ok(Self {
+            input,
+            encoders,
+            each: each.collect(),
+            labels: Vec::new(),
+        })
     }
 
     /// What the images must be.
@@ -129,14 +158,35 @@ impl<'a> Encoders<'a> {
     pub(super) fn add(&mut self, dataset: &Dataset, batch: &HostBatch) -> Result<()> {
         self.labels
             .extend(batch.labels().ok_or(EvalError::NoLabels)?);
-        for encoding in &mut self.each {
-            let new = encoding.data.len();
-            encoding.add(batch.pixels(), batch.len())?;
-            if let Some(at) = encoding.data[new..].iter().position(|v| !v.is_finite()) {
+        let add = |encoding: &mut Encoding<'a>, features: &[f32]| {
+            if let Some(at) = features.iter().position(|v| !v.is_finite()) {
                 return Err(EvalError::NotFinite {
                     sample: dataset.describe(batch.samples()[at / encoding.dim]),
                     column: at % encoding.dim,
                 });
+            }
+            encoding.data.extend_from_slice(features);
+            Ok(())
+        };
+        for (encoder, workspace) in &mut self.encoders {
+            let workspace = match workspace.take() {
+                Some(fitting) if fitting.batch() == batch.len() => workspace.insert(fitting),
+                _ => workspace.insert(encoder.workspace(batch.len())?),
+            };
+            encoder.encode(batch.pixels(), workspace)?;
+            for encoding in &mut self.each {
+                match encoding.extractor {
+                    Extractor::Encoder(of, pooling) if std::ptr::eq(of, *encoder) => {
+                        add(encoding, &encoder.pool(pooling.into(), workspace)?)?;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for encoding in &mut self.each {
+            if let Extractor::Pixels = encoding.extractor {
+                let pixels = batch.pixels().iter().map(|&v| f32::from(v) / 255.0);
+                add(encoding, &pixels.collect::<Vec<_>>())?;
             }
         }
         Ok(())
@@ -152,47 +202,6 @@ impl<'a> Encoders<'a> {
             Features::new(data, encoding.dim, labels.clone())
         })
         .collect()
-    }
-}
-
-/// The features of one extractor so far.
-struct Encoding<'a> {
-    extractor: Extractor<'a>,
-    /// Kept between batches of one size.
-    workspace: Option<EncoderWorkspace>,
-    data: Vec<f32>,
-    dim: usize,
-}
-
-impl<'a> Encoding<'a> {
-    fn new(extractor: &Extractor<'a>) -> Self {
-        Self {
-            extractor: *extractor,
-            workspace: None,
-            data: Vec::new(),
-            dim: 0,
-        }
-    }
-
-    fn add(&mut self, pixels: &[u8], samples: usize) -> Result<()> {
-        match self.extractor {
-            Extractor::Pixels => {
-                self.dim = pixels.len() / samples;
-                self.data
-                    .extend(pixels.iter().map(|&v| f32::from(v) / 255.0));
-            }
-            Extractor::Encoder(encoder, pooling) => {
-                self.dim = encoder.config.dim;
-                let workspace = match self.workspace.take() {
-                    Some(fitting) if fitting.batch() == samples => fitting,
-                    _ => encoder.workspace(samples)?,
-                };
-                let workspace = self.workspace.insert(workspace);
-                self.data
-                    .extend(encoder.features(pixels, pooling.into(), workspace)?);
-            }
-        }
-        Ok(())
     }
 }
 

@@ -33,6 +33,32 @@ impl Default for KnnOptions {
     }
 }
 
+impl KnnOptions {
+    /// Whether these options suit a train set of `samples` samples, which can be told before anything is encoded.
+    ///
+    /// # Errors
+    /// Where an option is out of range.
+    pub fn check(&self, samples: usize) -> Result<()> {
+        let most = self.k.iter().copied().max().unwrap_or(0);
+        if self.k.contains(&0) || most == 0 {
+            return Err(EvalError::Option {
+                name: "every k",
+                must: "at least 1, and one at least given",
+            });
+        }
+        if most > samples {
+            return Err(EvalError::Neighbours { k: most, samples });
+        }
+        if self.temperature.is_nan() || self.temperature <= 0.0 {
+            return Err(EvalError::Option {
+                name: "the temperature",
+                must: "above 0",
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Classifies each row of `test` by its neighbours in `train`, for each number of them. Of equally similar neighbours the one earlier in
 /// `train` counts. A class that got no vote was not found, whatever its number.
 ///
@@ -44,25 +70,8 @@ impl Default for KnnOptions {
 pub fn knn(train: &Features, test: &Features, options: &KnnOptions) -> Result<Vec<Accuracy>> {
     train.check_pair(test)?;
     let classes = Classes::survey(train.labels(), test.labels(), None)?.count;
+    options.check(train.len())?;
     let most = options.k.iter().copied().max().unwrap_or(0);
-    if options.k.contains(&0) || most == 0 {
-        return Err(EvalError::Option {
-            name: "every k",
-            must: "at least 1, and one at least given",
-        });
-    }
-    if most > train.len() {
-        return Err(EvalError::Neighbours {
-            k: most,
-            samples: train.len(),
-        });
-    }
-    if options.temperature.is_nan() || options.temperature <= 0.0 {
-        return Err(EvalError::Option {
-            name: "the temperature",
-            must: "above 0",
-        });
-    }
     let dim = train.dim();
     let mut ranks = vec![Vec::with_capacity(test.len()); options.k.len()];
     for (queries, labels) in test
@@ -191,11 +200,7 @@ mod tests {
     #[test]
     fn accuracies_are_those_of_pytorch() {
         let golden = Golden::open("linear_probe");
-        let set = |name: &str| {
-            let data = golden.f32s(&format!("{name}.features"));
-            Features::new(data, 24, golden.u32s(&format!("{name}.labels"))).unwrap()
-        };
-        let (train, test) = (set("train"), set("test"));
+        let (train, test) = (golden.features("train"), golden.features("test"));
         let options = KnnOptions {
             k: golden.u32s("knn.k").iter().map(|&k| k as usize).collect(),
             temperature: 0.07,

@@ -21,7 +21,8 @@ pub struct LossReport {
 }
 
 /// The loss of each of `models` on `dataset`, each sample under one mask that removes `mask_ratio` of the patches, drawn
-/// from `seed` and the sample's place. All models must take the same input in the same patches.
+/// from `seed` and the sample's place. All models must take the same input in the same patches. Calls `progress` with the number of images
+/// of each batch.
 ///
 /// # Errors
 /// Where the data cannot be read, the ratio leaves nothing visible or removes nothing, or the models differ in their input.
@@ -31,6 +32,7 @@ pub fn masked_loss(
     mask_ratio: f64,
     seed: u64,
     options: &StreamOptions,
+    progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<LossReport>> {
     let shape = |mae: &Mae| {
         (
@@ -80,6 +82,7 @@ pub fn masked_loss(
                 mae.forward(&input, workspace)?;
                 losses.extend(workspace.image_losses()?);
             }
+            progress(batch.len());
             Ok(true)
         },
     )?;

@@ -18,4 +18,4 @@ pub use classes::Classes;
 pub use error::{EvalError, Result};
 pub(crate) use matrix::rank_of;
 pub use matrix::{Accuracy, Features};
-pub use stream::StreamOptions;
+pub use stream::{StreamOptions, keep};

@@ -48,7 +48,10 @@ pub(super) struct Masks {
 }
 
 /// How many patches stay visible where `mask_ratio` of them are removed.
-pub(super) fn keep(config: &MaeConfig, mask_ratio: f64) -> Result<usize> {
+///
+/// # Errors
+/// Where that leaves nothing visible or removes nothing.
+pub fn keep(config: &MaeConfig, mask_ratio: f64) -> Result<usize> {
     let (patches, keep) = (config.patches(), config.keep(mask_ratio));
     if !mask_ratio.is_finite() || keep == 0 || keep >= patches {
         return Err(EvalError::MaskRatio {

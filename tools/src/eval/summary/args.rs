@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use clap::builder::TypedValueParser as _;
 use clap::{Args, ValueEnum};
-use mae_loader::LabelSource;
-use mae_trainer::eval::StreamOptions;
-use mae_trainer::eval::features::FeaturePooling;
+use mae_trainer::checkpoint::foreign::ImportOptions;
+use mae_trainer::checkpoint::is_run;
+use mae_trainer::eval::knn::KnnOptions;
+use mae_trainer::eval::linear_probe::SweepOptions;
 use serde::Serialize;
 
-use crate::cli::{CacheArgs, ImportArgs};
+use crate::eval::args::{DataArgs, EncodeArgs, LabelArgs};
+use crate::eval::frozen::Judge;
 use crate::eval::reconstruct::ImageArgs;
 
 /// What a report can hold.
@@ -36,11 +38,6 @@ impl Protocol {
             Self::Reconstruct => "reconstruct",
         }
     }
-
-    /// Whether it judges features by labels.
-    pub(super) fn needs_labels(self) -> bool {
-        matches!(self, Self::Knn | Self::LinearProbe)
-    }
 }
 
 #[derive(Debug, Args)]
@@ -48,12 +45,10 @@ pub(in crate::eval) struct SummaryArgs {
     /// Checkpoints to compare: folders of checkpoints or of runs, or other programs' (.pth, .safetensors, a folder)
     #[arg(required = true, value_name = "CHECKPOINT")]
     pub(super) checkpoints: Vec<PathBuf>,
-    /// Shards: a tar file, a folder of them, a glob, braces (`train-{000000..000009}.tar`); several may be given
-    #[arg(long, required = true, num_args = 1.., value_name = "SPEC")]
-    pub(super) data: Vec<String>,
-    /// Test shards, in the same form; without them every fifth sample of --data is held out for the protocols with labels
-    #[arg(long, num_args = 1.., value_name = "SPEC")]
-    pub(super) val_data: Vec<String>,
+    #[command(flatten)]
+    pub(super) data: DataArgs,
+    #[command(flatten)]
+    pub(super) labels: LabelArgs,
     /// Folder for results.json and report.html
     #[arg(long, value_name = "DIR")]
     pub(super) output_dir: PathBuf,
@@ -65,49 +60,74 @@ pub(in crate::eval) struct SummaryArgs {
         default_value = "loss,knn,linear-probe,reconstruct",
         value_name = "PROTOCOL"
     )]
-    pub(super) protocols: Vec<Protocol>,
+    protocols: Vec<Protocol>,
     /// Also judge the first checkpoint's network with random weights
     #[arg(long)]
     pub(super) random_weights: bool,
-    /// Where labels come from: cls, or json:FIELD (for example json:wnid)
-    #[arg(long, default_value = "cls", value_name = "FIELD")]
-    pub(super) label_field: LabelSource,
-    /// Features are the mean of the patch tokens, or the class token
-    #[arg(long, default_value = "mean", value_name = "mean|token")]
-    pub(super) pooling: FeaturePooling,
+    /// Neighbours that vote
+    #[arg(long, default_value = "20", value_parser = clap::value_parser!(u32).range(1..).map(|n| n as usize), value_name = "N")]
+    pub(super) k: usize,
     /// Share of the patches removed [default: as in the training of the first checkpoint]
     #[arg(long, value_name = "RATIO")]
     pub(super) mask_ratio: Option<f64>,
-    /// What the masks are drawn from
+    /// What the masks are drawn from, and what the probe's train samples are shuffled by
     #[arg(long, default_value = "0", value_name = "N")]
     pub(super) seed: u64,
     #[command(flatten)]
     pub(super) images: ImageArgs,
-    /// Images encoded at a time
-    #[arg(long, default_value = "64", value_parser = clap::value_parser!(u32).range(1..).map(|n| n as usize), value_name = "N")]
-    batch_size: usize,
-    /// Threads for decoding and for arithmetic; 0 takes every core
-    #[arg(long, default_value = "0", value_name = "N")]
-    threads: usize,
-    /// Short side that images are resized to before the centre crop [default: the input's size below 128 pixels, else 8/7 of it]
-    #[arg(long, value_name = "PIXELS")]
-    resize: Option<u32>,
     #[command(flatten)]
-    pub(super) import: ImportArgs,
-    #[command(flatten)]
-    pub(super) cache: CacheArgs,
+    pub(super) encode: EncodeArgs,
 }
 
 impl SummaryArgs {
+    /// What to run, each once.
+    pub(super) fn protocols(&self) -> impl Iterator<Item = Protocol> {
+        let all = Protocol::value_variants().iter().copied();
+        all.filter(|protocol| self.runs(*protocol))
+    }
+
     pub(super) fn runs(&self, protocol: Protocol) -> bool {
         self.protocols.contains(&protocol)
     }
 
-    pub(super) fn stream(&self) -> StreamOptions {
-        StreamOptions {
-            batch_size: self.batch_size,
-            threads: Some(crate::eval::threads(self.threads)),
-            resize: self.resize,
+    /// What judges features in `protocol`; nothing where that does not ask for labels.
+    pub(super) fn judge(&self, protocol: Protocol) -> Option<Judge> {
+        match protocol {
+            Protocol::Knn => Some(Judge::Knn(KnnOptions {
+                k: vec![self.k],
+                ..KnnOptions::default()
+            })),
+            Protocol::LinearProbe => Some(Judge::Sweep(SweepOptions {
+                seed: self.seed,
+                ..SweepOptions::default()
+            })),
+            Protocol::Loss | Protocol::Reconstruct => None,
         }
+    }
+
+    /// The protocols that ask for labels, and what judges features in them.
+    pub(super) fn judges(&self) -> impl Iterator<Item = (Protocol, Judge)> {
+        self.protocols()
+            .filter_map(|protocol| Some((protocol, self.judge(protocol)?)))
+    }
+
+    /// What is said of each checkpoint. Runs of ours take the input size alone and say the rest themselves: among other programs'
+    /// checkpoints the flags are meant for those, among runs only they are mistakes, which show when the run is loaded.
+    ///
+    /// # Errors
+    /// Where a folder cannot be read.
+    pub(super) fn imports(&self) -> anyhow::Result<Vec<ImportOptions>> {
+        let runs = self.checkpoints.iter().map(|path| is_run(path));
+        let runs = runs.collect::<Result<Vec<bool>, _>>()?;
+        let all = self.encode.import.options();
+        let others = runs.contains(&false);
+        let of = |run| match run && others {
+            true => ImportOptions {
+                image_size: all.image_size,
+                ..ImportOptions::default()
+            },
+            false => all.clone(),
+        };
+        Ok(runs.into_iter().map(of).collect())
     }
 }

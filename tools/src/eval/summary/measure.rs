@@ -3,30 +3,33 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
 use mae_loader::{Dataset, LabelSource};
 use mae_model::{Encoder, Mae};
-use mae_trainer::checkpoint::{Source, load_encoder, load_mae};
+use mae_trainer::checkpoint::Source;
+use mae_trainer::checkpoint::foreign::ImportOptions;
 use mae_trainer::eval::Features;
-use mae_trainer::eval::features::{Extractor, features};
-use mae_trainer::eval::knn::{KnnOptions, knn};
-use mae_trainer::eval::linear_probe::{SweepOptions, sweep};
+use mae_trainer::eval::features::{Extractor, FeaturePooling};
 use mae_trainer::eval::loss::masked_loss;
 use mae_trainer::eval::reconstruct::{Chosen, Masking, Shown, reconstruct};
 use mae_trainer::picture::Visible;
 
 use super::args::{Protocol, SummaryArgs};
 use super::figure::{Figure, Judged};
-use crate::eval::frozen::held_out;
-use crate::eval::{RANDOM, open};
+use crate::eval::frozen::Judge;
+use crate::eval::report::Figures;
+use crate::eval::sets::Sets;
+use crate::eval::subject::Machine;
+use crate::eval::{RANDOM, images, open};
 
 /// What all models are measured on.
 pub(super) struct Measure<'a> {
     pub(super) args: &'a SummaryArgs,
     pub(super) mask_ratio: f64,
-    /// What features are fitted on or compared with, and what all else is done on where there is no test set.
-    train: Arc<Dataset>,
-    test: Option<Arc<Dataset>>,
+    machine: &'a Machine,
+    /// What features are learnt from and judged on, where a protocol asks for labels.
+    sets: Option<Sets>,
+    /// The images of the protocols without labels.
+    judged_on: Arc<Dataset>,
     images: Vec<Chosen>,
 }
 
@@ -36,55 +39,66 @@ struct Model {
     mae: anyhow::Result<Mae>,
 }
 
+/// Features to learn from and to be judged on.
+struct Pair {
+    pooling: FeaturePooling,
+    train: Features,
+    test: Features,
+}
+
 impl<'a> Measure<'a> {
-    /// Opens the data, and finds the images to show.
+    /// Opens the data, looks through their labels, and finds the images to show.
     ///
     /// # Errors
-    /// Where the data cannot be read or do not hold an image asked for.
-    pub(super) fn open(args: &'a SummaryArgs, mask_ratio: f64) -> anyhow::Result<Self> {
-        mae_model::set_threads(args.stream().threads.unwrap_or(1))?;
-        let labels = match args.protocols.iter().any(|p| p.needs_labels()) {
-            true => args.label_field.clone(),
-            false => LabelSource::None,
+    /// Where the data cannot be read, have labels that do not suit, or do not hold an image asked for.
+    pub(super) fn open(
+        args: &'a SummaryArgs,
+        mask_ratio: f64,
+        machine: &'a Machine,
+    ) -> anyhow::Result<Self> {
+        let mut sets: Option<Sets> = None;
+        for (protocol, judge) in args.judges() {
+            let sets = match sets.take() {
+                Some(open) => sets.insert(open),
+                None => sets.insert(Sets::open(
+                    protocol.name(),
+                    &args.data.specs,
+                    &args.labels,
+                    &args.encode,
+                )?),
+            };
+            judge.check(sets.train_samples)?;
+        }
+        let judged_on = match (&sets, args.labels.val_data.as_slice()) {
+            (Some(sets), _) => Arc::clone(sets.test.as_ref().unwrap_or(&sets.train)),
+            (None, []) => open(
+                &args.encode.cache,
+                &args.data.specs,
+                LabelSource::None,
+                None,
+            )?,
+            (None, test) => open(&args.encode.cache, test, LabelSource::None, None)?,
         };
-        let train = open(&args.cache, &args.data, labels.clone(), None)?;
-        let test = match args.val_data.as_slice() {
-            [] => None,
-            specs => {
-                let classes = train.classes().map(<[String]>::to_vec);
-                Some(open(&args.cache, specs, labels, classes)?)
-            }
+        let images = match args.runs(Protocol::Reconstruct) {
+            true => args.images.choice().of(&judged_on)?,
+            false => vec![],
         };
-        let mut measure = Self {
+        Ok(Self {
             args,
             mask_ratio,
-            train,
-            test,
-            images: vec![],
-        };
-        if args.runs(Protocol::Reconstruct) {
-            measure.images = args.images.choice().of(measure.judged_on())?;
-        }
-        Ok(measure)
-    }
-
-    /// The images of the protocols without labels.
-    pub(super) fn judged_on(&self) -> &Arc<Dataset> {
-        self.test.as_ref().unwrap_or(&self.train)
+            machine,
+            sets,
+            judged_on,
+            images,
+        })
     }
 
     /// What the checkpoint at `path` is worth.
     ///
     /// # Errors
     /// Where it cannot be loaded.
-    pub(super) fn trained(&self, path: &Path) -> anyhow::Result<Judged> {
-        let options = self.args.import.options();
-        let (encoder, source) = load_encoder(path, &options, &Device::Cpu)?;
-        let mae = load_mae(path, &options, &Device::Cpu);
-        let model = Model {
-            encoder,
-            mae: mae.map(|(mae, _)| mae).map_err(anyhow::Error::from),
-        };
+    pub(super) fn trained(&self, path: &Path, options: &ImportOptions) -> anyhow::Result<Judged> {
+        let (model, source) = self.load(path, options)?;
         Ok(self.judge(path.display().to_string(), &source, source.step(), &model))
     }
 
@@ -92,14 +106,21 @@ impl<'a> Measure<'a> {
     ///
     /// # Errors
     /// Where it cannot be loaded.
-    pub(super) fn untrained(&self, path: &Path) -> anyhow::Result<Judged> {
-        let options = self.args.import.options();
-        let (trained, source) = load_encoder(path, &options, &Device::Cpu)?;
-        let encoder = source.untrained(&trained)?;
-        let mae = load_mae(path, &options, &Device::Cpu)
-            .map_err(anyhow::Error::from)
-            .and_then(|(mae, source)| Ok(Mae::new(mae.config, encoder.device(), source.seed())?));
-        Ok(self.judge(RANDOM.to_owned(), &source, None, &Model { encoder, mae }))
+    pub(super) fn untrained(&self, path: &Path, options: &ImportOptions) -> anyhow::Result<Judged> {
+        let (trained, source) = self.load(path, options)?;
+        let model = Model {
+            encoder: self.machine.untrained(&trained.encoder, &source)?,
+            mae: trained
+                .mae
+                .and_then(|mae| self.machine.untrained(&mae, &source)),
+        };
+        Ok(self.judge(RANDOM.to_owned(), &source, None, &model))
+    }
+
+    fn load(&self, path: &Path, options: &ImportOptions) -> anyhow::Result<(Model, Source)> {
+        let (encoder, source) = self.machine.load(path, options)?;
+        let mae = self.machine.load(path, options).map(|(mae, _)| mae);
+        Ok((Model { encoder, mae }, source))
     }
 
     fn judge(&self, name: String, source: &Source, step: Option<u64>, model: &Model) -> Judged {
@@ -114,20 +135,20 @@ impl<'a> Measure<'a> {
             failures: vec![],
         };
         // Encoded once, however many protocols judge them.
-        let mut features: Option<anyhow::Result<(Features, Features)>> = None;
-        for &protocol in &self.args.protocols {
+        let mut features: Option<anyhow::Result<Vec<Pair>>> = None;
+        for protocol in self.args.protocols() {
             tracing::info!("{}: {}", judged.name, protocol.name());
-            let figures = match protocol {
-                Protocol::Loss => self.loss(model),
-                Protocol::Reconstruct => self.pictures(model).map(|shown| {
-                    judged.shown = shown;
-                    vec![]
-                }),
-                Protocol::Knn | Protocol::LinearProbe => features
+            let figures = match (protocol, self.args.judge(protocol)) {
+                (_, Some(judge)) => features
                     .get_or_insert_with(|| self.features(&model.encoder))
                     .as_ref()
                     .map_err(|error| anyhow::anyhow!("{error:#}"))
-                    .and_then(|(train, test)| by_labels(protocol, train, test)),
+                    .and_then(|pairs| self.by_labels(protocol, &judge, pairs)),
+                (Protocol::Reconstruct, None) => self.pictures(model).map(|shown| {
+                    judged.shown = shown;
+                    vec![]
+                }),
+                (_, None) => self.loss(model),
             };
             match figures {
                 Ok(figures) => judged.figures.extend(figures),
@@ -141,10 +162,13 @@ impl<'a> Measure<'a> {
     }
 
     fn loss(&self, model: &Model) -> anyhow::Result<Vec<Figure>> {
-        let (args, data) = (self.args, self.judged_on());
-        let models = [model.mae()?];
-        let losses = masked_loss(data, &models, self.mask_ratio, args.seed, &args.stream())?;
-        Ok(losses.iter().map(Figure::of_loss).collect())
+        let (args, data) = (self.args, &self.judged_on);
+        let (models, stream) = ([model.mae()?], args.encode.stream());
+        let bar = images(data.len());
+        let progress = &mut |images| bar.inc(images as u64);
+        let losses = masked_loss(data, &models, self.mask_ratio, args.seed, &stream, progress);
+        bar.finish_and_clear();
+        Ok(losses?.iter().map(Figure::of_loss).collect())
     }
 
     fn pictures(&self, model: &Model) -> anyhow::Result<Vec<Shown>> {
@@ -153,28 +177,61 @@ impl<'a> Measure<'a> {
             seed: self.args.seed,
             visible: Visible::Pasted,
         };
-        let (data, stream) = (self.judged_on(), self.args.stream());
+        let (mae, stream) = (model.mae()?, self.args.encode.stream());
         Ok(reconstruct(
-            data,
-            model.mae()?,
+            &self.judged_on,
+            mae,
             &self.images,
             &masking,
             &stream,
         )?)
     }
 
-    /// Train and test features.
-    fn features(&self, encoder: &Encoder) -> anyhow::Result<(Features, Features)> {
-        let extractors = [Extractor::Encoder(encoder, self.args.pooling)];
-        let of = |data| -> anyhow::Result<Features> {
-            let one = features(data, &extractors, &self.args.stream(), &mut |_| ())?.pop();
-            one.ok_or_else(|| anyhow::anyhow!("the encoder gave no features"))
+    /// Train and test features, of each pooling that a protocol takes.
+    fn features(&self, encoder: &Encoder) -> anyhow::Result<Vec<Pair>> {
+        let Some(sets) = &self.sets else {
+            return Ok(vec![]);
         };
-        let train = of(&self.train)?;
-        Ok(match &self.test {
-            Some(test) => (train, of(test)?),
-            None => train.split(held_out),
-        })
+        let mut poolings: Vec<FeaturePooling> = vec![];
+        for (_, judge) in self.args.judges() {
+            let pooling = judge.pooling(&self.args.labels);
+            if !poolings.contains(&pooling) {
+                poolings.push(pooling);
+            }
+        }
+        let extractors = poolings.iter();
+        let extractors: Vec<Extractor<'_>> = extractors
+            .map(|&pooling| Extractor::Encoder(encoder, pooling))
+            .collect();
+        let pairs = sets.features(&extractors, &self.args.encode)?;
+        let pairs = poolings.into_iter().zip(pairs);
+        Ok(pairs
+            .map(|(pooling, (train, test))| Pair {
+                pooling,
+                train,
+                test,
+            })
+            .collect())
+    }
+
+    /// What `judge` says of the features that it takes.
+    fn by_labels(
+        &self,
+        protocol: Protocol,
+        judge: &Judge,
+        pairs: &[Pair],
+    ) -> anyhow::Result<Vec<Figure>> {
+        let pooling = judge.pooling(&self.args.labels);
+        let Some(pair) = pairs.iter().find(|pair| pair.pooling == pooling) else {
+            return Ok(vec![]);
+        };
+        let accuracy = match judge.figures(&pair.train, &pair.test)? {
+            Figures::Knn(by_k) => by_k.first().map(|(_, accuracy)| *accuracy),
+            Figures::Sweep(sweep) => Some(sweep.accuracy),
+            Figures::Loss(_) | Figures::Probe(_) => None,
+        };
+        let figures = accuracy.map(|accuracy| Figure::of_accuracy(protocol, &accuracy).to_vec());
+        Ok(figures.unwrap_or_default())
     }
 }
 
@@ -184,14 +241,4 @@ impl Model {
             .as_ref()
             .map_err(|error| anyhow::anyhow!("{error:#}"))
     }
-}
-
-/// What `protocol` says of features.
-fn by_labels(protocol: Protocol, train: &Features, test: &Features) -> anyhow::Result<Vec<Figure>> {
-    let accuracy = match protocol {
-        Protocol::LinearProbe => Some(sweep(train, test, &SweepOptions::default())?.accuracy),
-        _ => knn(train, test, &KnnOptions::default())?.pop(),
-    };
-    let figures = accuracy.map(|accuracy| Figure::of_accuracy(protocol, &accuracy).to_vec());
-    Ok(figures.unwrap_or_default())
 }

@@ -12,16 +12,18 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use mae_loader::LabelSource;
+use candle_core::Device;
 use mae_trainer::checkpoint::files::commit_file;
-use mae_trainer::checkpoint::weights;
-use serde_json::{Value, json};
+use mae_trainer::checkpoint::{load_encoder, load_mae};
+use serde_json::{Map, Value, json};
 
 use self::args::Protocol;
 pub(super) use self::args::SummaryArgs;
 use self::figure::Judged;
 use self::measure::Measure;
-use crate::{Outcome, Usage, table};
+use super::args::check_ratio;
+use super::subject::Machine;
+use crate::{Outcome, table};
 
 const RESULTS_FILE: &str = "results.json";
 const REPORT_FILE: &str = "report.html";
@@ -32,40 +34,39 @@ const REPORT_FILE: &str = "report.html";
 /// Where a checkpoint or the data cannot be read or the folder not be written. Where single measurements fail the others are still
 /// reported, and the error says so at the end.
 pub(super) fn run(args: &SummaryArgs) -> anyhow::Result<Outcome> {
-    let labelled = args
-        .protocols
-        .iter()
-        .find(|protocol| protocol.needs_labels());
-    if let Some(protocol) = labelled.filter(|_| args.label_field == LabelSource::None) {
-        return Err(Usage(format!(
-            "{} needs labels: --label-field cannot be none",
-            protocol.name()
-        ))
-        .into());
-    }
     // Mistakes come to light before the work, not after it.
+    let machine = Machine::open(&args.encode)?;
+    let imports = args.imports()?;
     let mut mask_ratio = args.mask_ratio;
-    for checkpoint in &args.checkpoints {
-        let (_, source) = weights(checkpoint, &args.import.options())?;
-        mask_ratio.get_or_insert(source.mask_ratio());
+    for (checkpoint, options) in args.checkpoints.iter().zip(&imports) {
+        let (_, source) = load_encoder(checkpoint, options, &Device::Cpu)?;
+        let ratio = *mask_ratio.get_or_insert(source.mask_ratio());
+        if !(args.runs(Protocol::Loss) || args.runs(Protocol::Reconstruct)) {
+            continue;
+        }
+        // One without a decoder is no reason to leave the others out.
+        if let Ok((mae, _)) = load_mae(checkpoint, options, &Device::Cpu) {
+            check_ratio(&mae.config, ratio)?;
+        }
     }
-    let measure = Measure::open(args, mask_ratio.unwrap_or_default())?;
+    let measure = Measure::open(args, mask_ratio.unwrap_or_default(), &machine)?;
     let folder = &args.output_dir;
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
 
     let mut judged = vec![];
-    for (number, checkpoint) in args.checkpoints.iter().enumerate() {
+    for (number, (checkpoint, options)) in args.checkpoints.iter().zip(&imports).enumerate() {
         tracing::info!(
             "{}/{} {}",
             number + 1,
             args.checkpoints.len(),
             checkpoint.display()
         );
-        judged.push(measure.trained(checkpoint)?);
+        judged.push(measure.trained(checkpoint, options)?);
     }
-    if let Some(first) = args.checkpoints.first().filter(|_| args.random_weights) {
+    let first = args.checkpoints.iter().zip(&imports).next();
+    if let Some((first, options)) = first.filter(|_| args.random_weights) {
         tracing::info!("random weights");
-        judged.push(measure.untrained(first)?);
+        judged.push(measure.untrained(first, options)?);
     }
 
     let results = json(&measure, &judged);
@@ -108,19 +109,31 @@ fn json(measure: &Measure<'_>, judged: &[Judged]) -> Value {
         .iter()
         .map(|shown| shown.key.as_str())
         .collect();
+    let poolings: Map<String, Value> = args
+        .judges()
+        .map(|(protocol, judge)| {
+            let pooling = judge.pooling(&args.labels).to_string();
+            (protocol.name().to_owned(), pooling.into())
+        })
+        .collect();
+    let mut settings = json!({
+        "mask_ratio": measure.mask_ratio,
+        "seed": args.seed,
+        "k": args.k,
+        "pooling": poolings,
+        "label_field": args.labels.label_field.to_string(),
+        "confidence": 0.95,
+    });
+    for (name, value) in args.encode.settings() {
+        settings[name] = value;
+    }
     json!({
         "evaluation": "report",
         "version": env!("CARGO_PKG_VERSION"),
-        "data": args.data,
-        "val_data": args.val_data,
-        "protocols": args.protocols,
-        "settings": {
-            "mask_ratio": measure.mask_ratio,
-            "seed": args.seed,
-            "pooling": args.pooling.to_string(),
-            "label_field": args.label_field.to_string(),
-            "confidence": 0.95,
-        },
+        "data": args.data.specs,
+        "val_data": args.labels.val_data,
+        "protocols": args.protocols().collect::<Vec<_>>(),
+        "settings": settings,
         "samples": { "loss": samples(Protocol::Loss), "labelled": labelled },
         "images": images,
         "checkpoints": judged.iter().map(Judged::json).collect::<Vec<_>>(),

@@ -1,10 +1,12 @@
 //! The report for people: one HTML page.
 
+use mae_trainer::eval::features::FeaturePooling;
 use mae_trainer::picture::Picture;
 
 use super::args::Protocol;
 use super::figure::{Figure, Judged};
 use super::measure::Measure;
+use crate::eval::frozen::Judge;
 use crate::report::bars::{Bar, Bars};
 use crate::report::html::{Gallery, Page, Table};
 
@@ -15,12 +17,21 @@ use crate::report::html::{Gallery, Page, Table};
 pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<String> {
     let args = measure.args;
     let models = counted(judged.len(), "model");
-    let train = args.data.join(" ");
-    let subtitle = match args.val_data.as_slice() {
-        [] => format!("{models} judged on {train}."),
-        test => format!(
-            "{models} judged on {}; kNN and linear probe learn from {train}.",
-            test.join(" ")
+    let train = args.data.specs.join(" ");
+    let learners: Vec<&str> = args
+        .judges()
+        .map(|(protocol, _)| learner(protocol))
+        .collect();
+    let subtitle = match (args.labels.val_data.as_slice(), learners.as_slice()) {
+        ([], _) => format!("{models} judged on {train}."),
+        (test, []) => format!("{models} judged on {}.", test.join(" ")),
+        (test, learners) => format!(
+            "{models} judged on {}; {} from {train}.",
+            test.join(" "),
+            match learners {
+                [one] => format!("{one} learns"),
+                several => format!("{} learn", several.join(" and ")),
+            }
         ),
     };
     let mut page = Page::new("Checkpoints compared", &subtitle);
@@ -31,14 +42,8 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
     }
     page.table(&table);
     page.paragraph(&explanation(measure, judged));
-    for judged in judged {
-        for (protocol, reason) in &judged.failures {
-            page.paragraph(&format!(
-                "No {} of {}: {reason}",
-                protocol.name(),
-                judged.name
-            ));
-        }
+    for failure in judged.iter().flat_map(failures) {
+        page.paragraph(&failure);
     }
     for (protocol, key) in first_of_each(judged) {
         let figures: Vec<(&Judged, &Figure)> = judged
@@ -86,6 +91,28 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
     page.heading("How to make this page");
     page.preformatted(&command(std::env::args()));
     Ok(page.finish())
+}
+
+/// What there is not of a model, and why: protocols that failed for the same reason together.
+fn failures(judged: &Judged) -> Vec<String> {
+    let mut by_reason: Vec<(&str, Vec<&str>)> = vec![];
+    for (protocol, reason) in &judged.failures {
+        let what = match protocol {
+            Protocol::Loss => "loss",
+            Protocol::Reconstruct => "reconstructions",
+            Protocol::Knn | Protocol::LinearProbe => learner(*protocol),
+        };
+        match by_reason.iter_mut().find(|(met, _)| met == reason) {
+            Some((_, missing)) => missing.push(what),
+            None => by_reason.push((reason.as_str(), vec![what])),
+        }
+    }
+    let said = by_reason.into_iter();
+    said.map(|(reason, missing)| {
+        let missing = missing.join(" and no ");
+        format!("No {missing} of {}: {reason}", judged.name)
+    })
+    .collect()
 }
 
 /// A row for each model, a column for each figure.
@@ -141,22 +168,36 @@ fn explanation(measure: &Measure<'_>, judged: &[Judged]) -> String {
             _ => "",
         };
     }
-    if args
-        .protocols
-        .iter()
-        .any(|protocol| protocol.needs_labels())
-    {
-        let pooling = match args.pooling.to_string().as_str() {
-            "token" => "the class token",
-            _ => "the mean of the patch tokens",
+    let test = match args.labels.val_data.as_slice() {
+        [] => "every fifth image, held out",
+        _ => "the test set",
+    };
+    for (protocol, judge) in args.judges() {
+        let pooling = match judge.pooling(&args.labels) {
+            FeaturePooling::Mean => "the mean of the patch tokens",
+            FeaturePooling::Token => "the class token",
         };
-        let test = match args.val_data.as_slice() {
-            [] => "every fifth image, held out",
-            _ => "the test set",
+        let how = match judge {
+            Judge::Knn(_) => format!(
+                "the weighted vote of the {}, by",
+                counted(args.k, "nearest image")
+            ),
+            Judge::Sweep(_) => "a linear layer trained without augmentation on".to_owned(),
         };
-        text += &format!(" kNN and linear probe: on frozen features, {pooling}, judged on {test}.");
+        text += &format!(
+            " {}: {how} frozen features ({pooling}), judged on {test}.",
+            capitalised(learner(protocol))
+        );
     }
     text
+}
+
+/// What learns from the train set in `protocol`.
+fn learner(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Knn => "kNN",
+        _ => "linear probe",
+    }
 }
 
 fn caption(measure: &Measure<'_>, judged: &[Judged]) -> String {
@@ -318,6 +359,25 @@ mod tests {
         assert_eq!(gallery.rows[0].0, "cat/7");
         assert_eq!(gallery.rows[0].1.len(), 6);
         assert!(super::gallery(&[judged("a", 0.5)]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let mut judged = judged("a", 0.5);
+        judged.failures = [
+            (Protocol::Loss, "no decoder"),
+            (Protocol::LinearProbe, "few samples"),
+            (Protocol::Reconstruct, "no decoder"),
+        ]
+        .map(|(protocol, reason)| (protocol, reason.to_owned()))
+        .to_vec();
+        assert_eq!(
+            failures(&judged),
+            [
+                "No loss and no reconstructions of a: no decoder",
+                "No linear probe of a: few samples"
+            ]
+        );
     }
 
     #[test]

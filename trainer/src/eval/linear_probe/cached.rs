@@ -55,6 +55,30 @@ impl Default for SweepOptions {
     }
 }
 
+impl SweepOptions {
+    /// Whether these options suit a train set of `samples` samples, which can be told before anything is encoded.
+    ///
+    /// # Errors
+    /// Where an option is out of range.
+    pub fn check(&self, samples: usize) -> Result<()> {
+        let rates = &self.learning_rates;
+        let option = |name, must| Err(EvalError::Option { name, must });
+        if rates.is_empty() || rates.iter().any(|rate| !(rate.is_finite() && *rate > 0.0)) {
+            return option("every learning rate", "above 0, and one at least given");
+        }
+        if self.epochs == 0 || self.batch_size == 0 {
+            return option("epochs and batch size", "at least 1");
+        }
+        if rates.len() > 1 && samples < HELD_OUT {
+            return option(
+                "the number of train samples",
+                "at least 10 to choose among learning rates; give one rate",
+            );
+        }
+        Ok(())
+    }
+}
+
 /// What the sweep found.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct SweepReport {
@@ -74,19 +98,7 @@ pub struct SweepReport {
 pub fn sweep(train: &Features, test: &Features, options: &SweepOptions) -> Result<SweepReport> {
     train.check_pair(test)?;
     let classes = Classes::survey(train.labels(), test.labels(), None)?.count;
-    let rates = &options.learning_rates;
-    if rates.is_empty() || rates.iter().any(|rate| !(rate.is_finite() && *rate > 0.0)) {
-        return Err(EvalError::Option {
-            name: "every learning rate",
-            must: "above 0, and one at least given",
-        });
-    }
-    if options.epochs == 0 || options.batch_size == 0 {
-        return Err(EvalError::Option {
-            name: "epochs and batch size",
-            must: "at least 1",
-        });
-    }
+    options.check(train.len())?;
     let cached = Cached {
         features: train,
         statistics: Statistics::of(train.data(), train.dim()),
@@ -127,12 +139,6 @@ impl Cached<'_> {
         let mut order: Vec<u32> = (0..self.features.len() as u32).collect();
         shuffle(&mut order, &mut ChaCha8Rng::seed_from_u64(options.seed));
         let tenth = order.len() / HELD_OUT;
-        if tenth == 0 {
-            return Err(EvalError::Option {
-                name: "the number of train samples",
-                must: "at least 10 to choose among learning rates; give one rate",
-            });
-        }
         let mut right = vec![0.0; rates.len()];
         for _ in 0..JUDGED.div_ceil(tenth).min(TURNS) {
             let (held, fitted) = order.split_at(tenth);
@@ -271,8 +277,7 @@ mod tests {
     #[test]
     fn training_is_that_of_pytorch() {
         let golden = Golden::open("linear_probe");
-        let data = golden.f32s("train.features");
-        let train = Features::new(data, 24, golden.u32s("train.labels")).unwrap();
+        let train = golden.features("train");
         let cached = Cached {
             statistics: Statistics::of(train.data(), 24),
             features: &train,

@@ -278,11 +278,7 @@ mod tests {
     #[test]
     fn training_is_that_of_pytorch() {
         let golden = Golden::open("linear_probe");
-        let set = |name: &str| {
-            let data = golden.f32s(&format!("{name}.features"));
-            Features::new(data, 24, golden.u32s(&format!("{name}.labels"))).unwrap()
-        };
-        let (train, test) = (set("train"), set("test"));
+        let (train, test) = (golden.features("train"), golden.features("test"));
         let start = golden.f32s("head.start");
         let mut probe = Probe::from(Heads::from(start, 1, 5).unwrap(), 24);
         let (order, rates) = (golden.u32s("head.order"), golden.f32s("head.lr"));
