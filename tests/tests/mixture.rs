@@ -4,28 +4,16 @@ use mae_tests as common;
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use mae_trainer::metrics::log::{self, DataCount, LogLine};
-use mae_trainer::observer::StepReport;
-use mae_trainer::{
-    Error, Observer, Outcome, PretrainConfig, RawPretrain, checkpoint, output, pretrain,
-};
-
-struct StopAfter<'a>(u64, &'a AtomicBool);
-
-impl Observer for StopAfter<'_> {
-    fn step(&mut self, report: &StepReport) {
-        if report.step == self.0 {
-            self.1.store(true, Ordering::Relaxed);
-        }
-    }
-}
+use mae_trainer::observer::StopAfter;
+use mae_trainer::{Error, Outcome, PretrainConfig, RawPretrain, checkpoint, output, pretrain};
 
 fn train(raw: RawPretrain, stop_after: u64) -> Result<Outcome, Error> {
     let config = PretrainConfig::resolve(raw)?;
     let stop = AtomicBool::new(false);
-    pretrain(&config, &stop, &mut StopAfter(stop_after, &stop))
+    pretrain(&config, &stop, &mut StopAfter::new(Some(stop_after), &stop))
 }
 
 /// Two data sets of 23 and 10 samples; 5 updates of 8 samples an epoch, 3 epochs.

@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn near_ranges_are_fetched_as_one() {
-        assert_eq!(merge(&[5..10]), (1, 5..10));
+        assert_eq!(merge(std::slice::from_ref(&(5..10))), (1, 5..10));
         assert_eq!(
             merge(&[5..10, 10..20, 20 + GAP..30 + GAP]),
             (3, 5..30 + GAP)

@@ -313,7 +313,7 @@ impl Remote {
         // So that threads that failed together do not come again together.
         let chance = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |now| now.subsec_nanos() / 1000 % 1000);
+            .map_or(0, |now| now.subsec_micros() % 1000);
         whole / 2 + whole * chance / 2000
     }
 }
