@@ -314,19 +314,26 @@ fn dropping_the_batches_does_not_wait_for_a_dead_server() {
         },
         ..options()
     };
-    let dataset = scene.open(&patient).unwrap();
-    scene.server.behaviour.dead.store(true, Ordering::Relaxed);
-    let loader = loader(dataset, 2);
-    let batches = loader.batches(Cursor::default());
-    std::thread::sleep(Duration::from_millis(300));
-    let started = Instant::now();
-    drop(batches);
-    drop(loader);
-    assert!(
-        started.elapsed() < Duration::from_secs(60),
-        "waited for the server: {:?}",
-        started.elapsed()
-    );
+    let cached = DatasetOptions {
+        cache_dir: Some(scene.folder.path().join("cache")),
+        ..patient.clone()
+    };
+    for options in [patient, cached] {
+        scene.server.behaviour.dead.store(false, Ordering::Relaxed);
+        let dataset = scene.open(&options).unwrap();
+        scene.server.behaviour.dead.store(true, Ordering::Relaxed);
+        let loader = loader(dataset, 2);
+        let batches = loader.batches(Cursor::default());
+        std::thread::sleep(Duration::from_millis(300));
+        let started = Instant::now();
+        drop(batches);
+        drop(loader);
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "waited for the server: {:?}",
+            started.elapsed()
+        );
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Encoding, LocalFile, Origin};
@@ -93,7 +93,7 @@ impl ShardCache {
         &self,
         origin: &Origin,
         entry: &Path,
-        stop: Option<&AtomicBool>,
+        stop: &Arc<AtomicBool>,
     ) -> Result<File> {
         let mut tried = 0;
         let mut turn = None;
@@ -108,7 +108,9 @@ impl ShardCache {
                     turn = Some(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
                     self.wait_for_others(stop);
                 }
-                Err(error @ Error::Shard { .. }) if tried + 1 < origin.tries() => {
+                Err(error @ Error::Shard { .. })
+                    if tried + 1 < origin.tries() && !stop.load(Ordering::Relaxed) =>
+                {
                     tried += 1;
                     tracing::warn!("{error}; trying again");
                 }
@@ -117,14 +119,14 @@ impl ShardCache {
         }
     }
 
-    fn fetch(&self, origin: &Origin, entry: &Path, stop: Option<&AtomicBool>) -> Result<File> {
+    fn fetch(&self, origin: &Origin, entry: &Path, stop: &Arc<AtomicBool>) -> Result<File> {
         let doing = match origin.encoding {
             Encoding::Plain => "copying",
             _ => "inflating",
         };
         tracing::info!("{doing} {} into {}", origin.name, self.dir.display());
         let partial = Partial::create(self.partial_path(entry))?;
-        self.spool(origin.read()?, &partial, &origin.name, stop)?;
+        self.spool(origin.read(stop)?, &partial, &origin.name, stop)?;
         partial
             .file
             .sync_data()
@@ -135,9 +137,9 @@ impl ShardCache {
     }
 
     /// Waits until nothing else is being put there, or for a while.
-    fn wait_for_others(&self, stop: Option<&AtomicBool>) {
+    fn wait_for_others(&self, stop: &Arc<AtomicBool>) {
         let until = Instant::now() + LONGEST_WAIT;
-        let wanted = || !stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+        let wanted = || !stop.load(Ordering::Relaxed);
         let busy = || {
             self.list()
                 .is_ok_and(|found| found.iter().any(|entry| !entry.whole))
@@ -148,9 +150,9 @@ impl ShardCache {
     }
 
     /// Notes that an entry is kept open.
-    pub(super) fn kept_open(&self, entry: &Path, file: &std::sync::Arc<RwLock<Option<File>>>) {
+    pub(super) fn kept_open(&self, entry: &Path, file: &Arc<RwLock<Option<File>>>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.insert(entry.to_path_buf(), std::sync::Arc::downgrade(file));
+        open.insert(entry.to_path_buf(), Arc::downgrade(file));
     }
 
     /// What the shell command writes to its standard output, inflated.
@@ -188,7 +190,7 @@ impl ShardCache {
             let whole = encoding
                 .inflate(io::Cursor::new(head).chain(&mut output))
                 .map_err(|e| failed(e.to_string()))?;
-            self.spool(whole, &partial, command, None)
+            self.spool(whole, &partial, command, &Arc::default())
         })();
         // Closed before waiting: a command whose output nobody reads any more would wait forever.
         drop(output);
@@ -209,12 +211,12 @@ impl ShardCache {
         mut from: impl Read,
         to: &Partial,
         shard: &str,
-        stop: Option<&AtomicBool>,
+        stop: &Arc<AtomicBool>,
     ) -> Result<u64> {
         let mut chunk = vec![0; CHUNK];
         let (mut written, mut reserved) = (0_u64, 0_u64);
         loop {
-            if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            if stop.load(Ordering::Relaxed) {
                 return Err(Error::io("read", Path::new(shard))(
                     io::ErrorKind::Interrupted.into(),
                 ));
@@ -372,8 +374,6 @@ impl Drop for Partial {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::{CachedFile, Source, Stored};
     use super::*;
     use crate::shard::testing::gzip;

@@ -75,14 +75,16 @@ impl Origin {
         Ok(format!("{hex}-{base_name}"))
     }
 
-    /// The tar from its first byte on.
-    pub(super) fn read(&self) -> Result<Box<dyn Read + Send>> {
+    /// The tar from its first byte on, until `stop` is set.
+    pub(super) fn read(&self, stop: &Arc<AtomicBool>) -> Result<Box<dyn Read + Send>> {
+        #[cfg(not(feature = "remote"))]
+        let _ = stop;
         let stored: Box<dyn Read + Send> = match &self.stored {
             Stored::Local(path) => {
                 Box::new(File::open(path).map_err(Error::io("open shard", path))?)
             }
             #[cfg(feature = "remote")]
-            Stored::Remote { file, ranges } => file.reader(*ranges),
+            Stored::Remote { file, ranges } => file.reader(*ranges, stop),
         };
         self.encoding
             .inflate(stored)
@@ -140,7 +142,7 @@ impl CachedFile {
             marked: AtomicU64::new(0),
         };
         if size.is_none() {
-            let file = cached.at_hand(None)?;
+            let file = cached.at_hand(&Arc::default())?;
             cached.size = file
                 .metadata()
                 .map_err(Error::io("read", &cached.entry))?
@@ -172,7 +174,7 @@ impl CachedFile {
         &self,
         buffer: &mut [u8],
         offset: u64,
-        stop: &AtomicBool,
+        stop: &Arc<AtomicBool>,
     ) -> io::Result<()> {
         self.mark();
         if let Some(file) = &*self.file.read().unwrap_or_else(PoisonError::into_inner) {
@@ -188,8 +190,8 @@ impl CachedFile {
     }
 
     /// Puts the shard into the cache, unless another thread or process has.
-    fn make(&self, stop: &AtomicBool) -> io::Result<File> {
-        let file = self.at_hand(Some(stop)).map_err(|error| match error {
+    fn make(&self, stop: &Arc<AtomicBool>) -> io::Result<File> {
+        let file = self.at_hand(stop).map_err(|error| match error {
             Error::Io { reason, .. } if reason.kind() == io::ErrorKind::Interrupted => reason,
             other => io::Error::other(other.to_string()),
         })?;
@@ -207,15 +209,20 @@ impl CachedFile {
         }
     }
 
-    fn at_hand(&self, stop: Option<&AtomicBool>) -> Result<File> {
+    fn at_hand(&self, stop: &Arc<AtomicBool>) -> Result<File> {
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         self.cache.file(&self.origin, &self.entry, stop)
     }
 
     fn keep(&self, file: File) {
-        if self.keep_open {
-            *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(file);
-            self.cache.kept_open(&self.entry, &self.file);
+        if !self.keep_open {
+            return;
+        }
+        *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        self.cache.kept_open(&self.entry, &self.file);
+        // Removed meanwhile: open it would hold its place on the disk, where nobody counts it.
+        if !self.entry.exists() {
+            *self.file.write().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 

@@ -17,11 +17,12 @@ const PARTS_AHEAD: usize = 3;
 
 impl RemoteFile {
     /// Reads the file from its first byte to its last. Where the server knows no ranges, a failure on the way cannot be mended by another
-    /// try, since bytes were given out already: then the reader's user begins again.
-    pub(crate) fn reader(&self, ranges: bool) -> Box<dyn Read + Send> {
+    /// try, since bytes were given out already: then the reader's user begins again. `ConnectionAborted` once `stop` is set.
+    pub(crate) fn reader(&self, ranges: bool, stop: &Arc<AtomicBool>) -> Box<dyn Read + Send> {
         if ranges {
             Box::new(Parts {
                 file: self.clone(),
+                stop: Arc::clone(stop),
                 next: 0,
                 position: 0,
                 ahead: std::collections::VecDeque::new(),
@@ -29,6 +30,7 @@ impl RemoteFile {
         } else {
             Box::new(Whole {
                 file: self.clone(),
+                stop: Arc::clone(stop),
                 stream: None,
                 chunk: Vec::new(),
                 used: 0,
@@ -38,9 +40,18 @@ impl RemoteFile {
     }
 }
 
+/// `Interrupted` means "read again" to whoever inflates the bytes, so it is told in another way that nobody wants them.
+fn given_up(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::Interrupted => io::ErrorKind::ConnectionAborted.into(),
+        _ => error,
+    }
+}
+
 /// By ranges, some of them ahead.
 struct Parts {
     file: RemoteFile,
+    stop: Arc<AtomicBool>,
     /// First byte that is not asked for yet.
     next: u64,
     position: u64,
@@ -61,7 +72,9 @@ impl Read for Parts {
             return Ok(0);
         };
         let count = ((end - self.position) as usize).min(buffer.len());
-        block.copy(&mut buffer[..count], self.position, &AtomicBool::new(false))?;
+        block
+            .copy(&mut buffer[..count], self.position, &self.stop)
+            .map_err(given_up)?;
         self.position += count as u64;
         if self.position == *end {
             self.ahead.pop_front();
@@ -75,6 +88,7 @@ type Chunks = BoxStream<'static, object_store::Result<Vec<u8>>>;
 /// In one answer.
 struct Whole {
     file: RemoteFile,
+    stop: Arc<AtomicBool>,
     stream: Option<Chunks>,
     chunk: Vec<u8>,
     used: usize,
@@ -95,7 +109,8 @@ impl Whole {
         let (stream, chunk) = self
             .file
             .remote
-            .wait(work, &AtomicBool::new(false))?
+            .wait(work, &self.stop)
+            .map_err(given_up)?
             .map_err(|failure| io::Error::other(failure.reason()))?;
         self.stream = Some(stream);
         self.used = 0;
