@@ -131,7 +131,7 @@ fn demo_and_evaluations_of_its_checkpoint() {
     );
     assert_eq!(unlabelled.code, Some(2), "{}", unlabelled.stderr);
     for (args, code, part) in [
-        (&["knn", "demo/run", "--k", "500"][..], 1, "smaller --k"),
+        (&["knn", "demo/run", "--k", "500"][..], 2, "smaller --k"),
         (&["knn", "demo/run", "--k", "0"], 2, "--k"),
         (&["linear-probe", "demo/run"], 2, "--val-data"),
         (

@@ -40,7 +40,7 @@ struct ShardRow {
     name: String,
     samples: u32,
     bytes: u64,
-    gzip: bool,
+    compression: Option<&'static str>,
     indexed: bool,
     prepared: Option<Prepared>,
 }
@@ -80,7 +80,11 @@ pub(super) fn inspect(specs: &[String], args: &InspectArgs) -> Result<DatasetRep
         name: info.name.clone(),
         samples: info.samples,
         bytes: info.bytes,
-        gzip: info.encoding == Encoding::Gzip,
+        compression: match info.encoding {
+            Encoding::Plain => None,
+            Encoding::Gzip => Some("gzip"),
+            Encoding::Zstd => Some("zstd"),
+        },
         indexed: info.indexed,
         prepared: info.prepared,
     };
@@ -227,7 +231,9 @@ impl Display for DatasetReport {
 
         writeln!(f, "\nshards")?;
         for shard in self.shards.iter().take(self.rows) {
-            let gzip = if shard.gzip { ", gzip" } else { "" };
+            let compression = shard
+                .compression
+                .map_or_else(String::new, |name| format!(", {name}"));
             let indexed = if shard.indexed { "" } else { ", no index" };
             let prepared = shard.prepared.map_or_else(String::new, |prepared| {
                 let Prepared {
@@ -238,7 +244,7 @@ impl Display for DatasetReport {
             });
             writeln!(
                 f,
-                "  {:>8} samples  {:>9}  {}{gzip}{indexed}{prepared}",
+                "  {:>8} samples  {:>9}  {}{compression}{indexed}{prepared}",
                 shard.samples,
                 show_bytes(shard.bytes),
                 shard.name
