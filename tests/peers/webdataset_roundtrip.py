@@ -184,7 +184,7 @@ def from_python(binary, folder, wids):
         check("named labels", labels(named), {f"n{i}": 5 for i in range(4)})
 
         report = inspect(packed)
-        check("compressed samples", (report["samples"], report["shards"][0]["gzip"]), (5, True))
+        check("compressed samples", (report["samples"], report["shards"][0]["compression"]), (5, "gzip"))
         check("compressed labels", labels(report), {i: 1 for i in range(5)})
         check("compressed images", report["images"]["formats"], {"png": 5})
         if not indexed:
