@@ -89,12 +89,7 @@ impl ShardCache {
     }
 
     /// The shard's tar, found in the cache or put there now. `stop`: whether nobody wants it any more.
-    pub(super) fn file(
-        &self,
-        origin: &Origin,
-        entry: &Path,
-        stop: Option<&AtomicBool>,
-    ) -> Result<File> {
+    pub(super) fn file(&self, origin: &Origin, entry: &Path, stop: &AtomicBool) -> Result<File> {
         let mut tried = 0;
         let mut turn = None;
         loop {
@@ -117,14 +112,14 @@ impl ShardCache {
         }
     }
 
-    fn fetch(&self, origin: &Origin, entry: &Path, stop: Option<&AtomicBool>) -> Result<File> {
+    fn fetch(&self, origin: &Origin, entry: &Path, stop: &AtomicBool) -> Result<File> {
         let doing = match origin.encoding {
             Encoding::Plain => "copying",
             _ => "inflating",
         };
         tracing::info!("{doing} {} into {}", origin.name, self.dir.display());
         let partial = Partial::create(self.partial_path(entry))?;
-        self.spool(origin.read()?, &partial, &origin.name, stop)?;
+        self.spool(origin.read(stop)?, &partial, &origin.name, stop)?;
         partial
             .file
             .sync_data()
@@ -135,9 +130,9 @@ impl ShardCache {
     }
 
     /// Waits until nothing else is being put there, or for a while.
-    fn wait_for_others(&self, stop: Option<&AtomicBool>) {
+    fn wait_for_others(&self, stop: &AtomicBool) {
         let until = Instant::now() + LONGEST_WAIT;
-        let wanted = || !stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+        let wanted = || !stop.load(Ordering::Relaxed);
         let busy = || {
             self.list()
                 .is_ok_and(|found| found.iter().any(|entry| !entry.whole))
@@ -188,7 +183,7 @@ impl ShardCache {
             let whole = encoding
                 .inflate(io::Cursor::new(head).chain(&mut output))
                 .map_err(|e| failed(e.to_string()))?;
-            self.spool(whole, &partial, command, None)
+            self.spool(whole, &partial, command, &AtomicBool::new(false))
         })();
         // Closed before waiting: a command whose output nobody reads any more would wait forever.
         drop(output);
@@ -209,12 +204,12 @@ impl ShardCache {
         mut from: impl Read,
         to: &Partial,
         shard: &str,
-        stop: Option<&AtomicBool>,
+        stop: &AtomicBool,
     ) -> Result<u64> {
         let mut chunk = vec![0; CHUNK];
         let (mut written, mut reserved) = (0_u64, 0_u64);
         loop {
-            if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            if stop.load(Ordering::Relaxed) {
                 return Err(Error::io("read", Path::new(shard))(
                     io::ErrorKind::Interrupted.into(),
                 ));
@@ -227,7 +222,11 @@ impl ShardCache {
                     return Ok(written);
                 }
                 Ok(count) => count,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e)
+                    if e.kind() == io::ErrorKind::Interrupted || stop.load(Ordering::Relaxed) =>
+                {
+                    continue;
+                }
                 Err(e) => {
                     return Err(Error::Shard {
                         shard: shard.to_owned(),

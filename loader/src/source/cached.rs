@@ -75,14 +75,15 @@ impl Origin {
         Ok(format!("{hex}-{base_name}"))
     }
 
-    /// The tar from its first byte on.
-    pub(super) fn read(&self) -> Result<Box<dyn Read + Send>> {
-        let stored: Box<dyn Read + Send> = match &self.stored {
+    /// The tar from its first byte on. Where it comes from a server, reads fail when `stop` is set.
+    #[cfg_attr(not(feature = "remote"), allow(unused_variables))]
+    pub(super) fn read<'a>(&self, stop: &'a AtomicBool) -> Result<Box<dyn Read + Send + 'a>> {
+        let stored: Box<dyn Read + Send + 'a> = match &self.stored {
             Stored::Local(path) => {
                 Box::new(File::open(path).map_err(Error::io("open shard", path))?)
             }
             #[cfg(feature = "remote")]
-            Stored::Remote { file, ranges } => file.reader(*ranges),
+            Stored::Remote { file, ranges } => file.reader(*ranges, stop),
         };
         self.encoding
             .inflate(stored)
@@ -140,7 +141,7 @@ impl CachedFile {
             marked: AtomicU64::new(0),
         };
         if size.is_none() {
-            let file = cached.at_hand(None)?;
+            let file = cached.at_hand(&AtomicBool::new(false))?;
             cached.size = file
                 .metadata()
                 .map_err(Error::io("read", &cached.entry))?
@@ -189,7 +190,7 @@ impl CachedFile {
 
     /// Puts the shard into the cache, unless another thread or process has.
     fn make(&self, stop: &AtomicBool) -> io::Result<File> {
-        let file = self.at_hand(Some(stop)).map_err(|error| match error {
+        let file = self.at_hand(stop).map_err(|error| match error {
             Error::Io { reason, .. } if reason.kind() == io::ErrorKind::Interrupted => reason,
             other => io::Error::other(other.to_string()),
         })?;
@@ -207,7 +208,7 @@ impl CachedFile {
         }
     }
 
-    fn at_hand(&self, stop: Option<&AtomicBool>) -> Result<File> {
+    fn at_hand(&self, stop: &AtomicBool) -> Result<File> {
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         self.cache.file(&self.origin, &self.entry, stop)
     }
