@@ -349,7 +349,8 @@ fn grouping() {
     let path = folder.path().join("a.tar");
     let spec = path.display().to_string();
     let word = prop::sample::select(vec![
-        "a", "b", ".", ".", "/", "jpg", "JPG", "png", "cls", "__", "é", " ", "\\", "0", "..",
+        "a", "b", ".", ".", "/", "jpg", "JPG", "cls", "__", "é", " ", "\\", "0", "..", "a.jpg",
+        "b.jpg", ".png",
     ]);
     let name = prop::collection::vec(word, 1..7).prop_map(|words| words.concat());
     let names = prop::collection::vec(name, 0..12);
@@ -411,6 +412,8 @@ fn specs() {
     }
     let list = folder.path().join("list.txt");
     let word = prop::sample::select(vec![
+        "a-{0..1}.tar",
+        "{0,1}",
         "{",
         "{",
         "}",
