@@ -103,7 +103,7 @@ fn write_data(folder: &Path) -> Outcome<()> {
             let value = |i: usize| ((i * (number + 3)) as u32).wrapping_mul(2_654_435_761) >> 24;
             let mut jpeg = common::jpeg(
                 (side, side + 5),
-                |encoder| encoder.set_progressive(number % 5 == 0),
+                |encoder| encoder.set_progressive(number.is_multiple_of(5)),
                 |i| value(i) as u8,
             );
             if sample == 7 {
