@@ -337,6 +337,45 @@ fn dropping_the_batches_does_not_wait_for_a_dead_server() {
 }
 
 #[test]
+fn dropping_the_batches_does_not_wait_for_a_shard_on_its_way_into_the_cache() {
+    for no_ranges in [false, true] {
+        let scene = Scene::new();
+        scene.index();
+        let behaviour = &scene.server.behaviour;
+        behaviour.no_ranges.store(no_ranges, Ordering::Relaxed);
+        let (_, options) = scene.cached();
+        let patient = DatasetOptions {
+            retries: Retries {
+                stall: Duration::from_secs(600),
+                ..RETRIES
+            },
+            ..options
+        };
+        let dataset = scene.open(&patient).unwrap();
+        behaviour.dead.store(true, Ordering::Relaxed);
+        let asked = || -> u64 {
+            (0..3)
+                .map(|n| scene.server.requests(&format!("x-{n}.tar")))
+                .sum()
+        };
+        let before = asked();
+        let loader = loader(dataset, 2);
+        let batches = loader.batches(Cursor::default());
+        while asked() == before {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let started = Instant::now();
+        drop(batches);
+        drop(loader);
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "waited for the server: {:?}",
+            started.elapsed()
+        );
+    }
+}
+
+#[test]
 fn a_file_that_changes_under_way_is_an_error() {
     let scene = Scene::new();
     scene.index();

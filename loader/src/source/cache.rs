@@ -13,7 +13,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{Encoding, LocalFile, Origin};
@@ -89,12 +89,7 @@ impl ShardCache {
     }
 
     /// The shard's tar, found in the cache or put there now. `stop`: whether nobody wants it any more.
-    pub(super) fn file(
-        &self,
-        origin: &Origin,
-        entry: &Path,
-        stop: &Arc<AtomicBool>,
-    ) -> Result<File> {
+    pub(super) fn file(&self, origin: &Origin, entry: &Path, stop: &AtomicBool) -> Result<File> {
         let mut tried = 0;
         let mut turn = None;
         loop {
@@ -108,9 +103,7 @@ impl ShardCache {
                     turn = Some(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
                     self.wait_for_others(stop);
                 }
-                Err(error @ Error::Shard { .. })
-                    if tried + 1 < origin.tries() && !stop.load(Ordering::Relaxed) =>
-                {
+                Err(error @ Error::Shard { .. }) if tried + 1 < origin.tries() => {
                     tried += 1;
                     tracing::warn!("{error}; trying again");
                 }
@@ -119,7 +112,7 @@ impl ShardCache {
         }
     }
 
-    fn fetch(&self, origin: &Origin, entry: &Path, stop: &Arc<AtomicBool>) -> Result<File> {
+    fn fetch(&self, origin: &Origin, entry: &Path, stop: &AtomicBool) -> Result<File> {
         let doing = match origin.encoding {
             Encoding::Plain => "copying",
             _ => "inflating",
@@ -137,7 +130,7 @@ impl ShardCache {
     }
 
     /// Waits until nothing else is being put there, or for a while.
-    fn wait_for_others(&self, stop: &Arc<AtomicBool>) {
+    fn wait_for_others(&self, stop: &AtomicBool) {
         let until = Instant::now() + LONGEST_WAIT;
         let wanted = || !stop.load(Ordering::Relaxed);
         let busy = || {
@@ -150,9 +143,9 @@ impl ShardCache {
     }
 
     /// Notes that an entry is kept open.
-    pub(super) fn kept_open(&self, entry: &Path, file: &Arc<RwLock<Option<File>>>) {
+    pub(super) fn kept_open(&self, entry: &Path, file: &std::sync::Arc<RwLock<Option<File>>>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.insert(entry.to_path_buf(), Arc::downgrade(file));
+        open.insert(entry.to_path_buf(), std::sync::Arc::downgrade(file));
     }
 
     /// What the shell command writes to its standard output, inflated.
@@ -190,7 +183,7 @@ impl ShardCache {
             let whole = encoding
                 .inflate(io::Cursor::new(head).chain(&mut output))
                 .map_err(|e| failed(e.to_string()))?;
-            self.spool(whole, &partial, command, &Arc::default())
+            self.spool(whole, &partial, command, &AtomicBool::new(false))
         })();
         // Closed before waiting: a command whose output nobody reads any more would wait forever.
         drop(output);
@@ -211,7 +204,7 @@ impl ShardCache {
         mut from: impl Read,
         to: &Partial,
         shard: &str,
-        stop: &Arc<AtomicBool>,
+        stop: &AtomicBool,
     ) -> Result<u64> {
         let mut chunk = vec![0; CHUNK];
         let (mut written, mut reserved) = (0_u64, 0_u64);
@@ -229,7 +222,11 @@ impl ShardCache {
                     return Ok(written);
                 }
                 Ok(count) => count,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e)
+                    if e.kind() == io::ErrorKind::Interrupted || stop.load(Ordering::Relaxed) =>
+                {
+                    continue;
+                }
                 Err(e) => {
                     return Err(Error::Shard {
                         shard: shard.to_owned(),
@@ -374,6 +371,8 @@ impl Drop for Partial {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::{CachedFile, Source, Stored};
     use super::*;
     use crate::shard::testing::gzip;

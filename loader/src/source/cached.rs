@@ -75,11 +75,10 @@ impl Origin {
         Ok(format!("{hex}-{base_name}"))
     }
 
-    /// The tar from its first byte on, until `stop` is set.
-    pub(super) fn read(&self, stop: &Arc<AtomicBool>) -> Result<Box<dyn Read + Send>> {
-        #[cfg(not(feature = "remote"))]
-        let _ = stop;
-        let stored: Box<dyn Read + Send> = match &self.stored {
+    /// The tar from its first byte on. Where it comes from a server, reads fail when `stop` is set.
+    #[cfg_attr(not(feature = "remote"), allow(unused_variables))]
+    pub(super) fn read<'a>(&self, stop: &'a AtomicBool) -> Result<Box<dyn Read + Send + 'a>> {
+        let stored: Box<dyn Read + Send + 'a> = match &self.stored {
             Stored::Local(path) => {
                 Box::new(File::open(path).map_err(Error::io("open shard", path))?)
             }
@@ -142,7 +141,7 @@ impl CachedFile {
             marked: AtomicU64::new(0),
         };
         if size.is_none() {
-            let file = cached.at_hand(&Arc::default())?;
+            let file = cached.at_hand(&AtomicBool::new(false))?;
             cached.size = file
                 .metadata()
                 .map_err(Error::io("read", &cached.entry))?
@@ -174,7 +173,7 @@ impl CachedFile {
         &self,
         buffer: &mut [u8],
         offset: u64,
-        stop: &Arc<AtomicBool>,
+        stop: &AtomicBool,
     ) -> io::Result<()> {
         self.mark();
         if let Some(file) = &*self.file.read().unwrap_or_else(PoisonError::into_inner) {
@@ -190,7 +189,7 @@ impl CachedFile {
     }
 
     /// Puts the shard into the cache, unless another thread or process has.
-    fn make(&self, stop: &Arc<AtomicBool>) -> io::Result<File> {
+    fn make(&self, stop: &AtomicBool) -> io::Result<File> {
         let file = self.at_hand(stop).map_err(|error| match error {
             Error::Io { reason, .. } if reason.kind() == io::ErrorKind::Interrupted => reason,
             other => io::Error::other(other.to_string()),
@@ -209,7 +208,7 @@ impl CachedFile {
         }
     }
 
-    fn at_hand(&self, stop: &Arc<AtomicBool>) -> Result<File> {
+    fn at_hand(&self, stop: &AtomicBool) -> Result<File> {
         let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         self.cache.file(&self.origin, &self.entry, stop)
     }

@@ -133,14 +133,21 @@ fn expansion_is_counted_before_it_is_done() {
         "{a,b{0..9},{c,d}}",
         "x{y}z",
         "\\{1..9999999999\\}",
+        "a{0..699999}::b{0..299999}",
     ] {
         assert_eq!(check_expansion(fine), Ok(()), "{fine}");
     }
     let deep = "{".repeat(100);
+    let long = format!("{{0..99999}}{}", "x".repeat(60_000));
     for hostile in [
         "{0..9999999999}",
         "{0..999}{0..999}{0..999}",
         "{1..99999999999999999999}",
+        "{1..5..9223372036854775807}",
+        "{a..f..4294967296}",
+        "{a..f..-4294967295}",
+        "a{0..699999}::b{0..299999}{0..1}",
+        long.as_str(),
         deep.as_str(),
     ] {
         assert!(
@@ -164,4 +171,20 @@ fn urls_are_expanded_and_keep_their_secrets() {
     assert!(error.contains("pipe:"), "{error}");
     let error = resolve(&["s3://bucket/*.tar"]).unwrap_err().to_string();
     assert!(error.contains("braces"), "{error}");
+}
+
+#[test]
+fn lists_bring_no_more_shards_than_one_spec_may_and_nothing_of_the_environment() {
+    let dir = folder(&[]);
+    let list = |text: &str| {
+        fs::write(dir.path().join("list.txt"), text).unwrap();
+        resolve(&[dir.path().join("list.txt").display().to_string()])
+    };
+    let line = "https://host/{0..499999}.tar\n";
+    assert_eq!(list(&line.repeat(2)).unwrap().shards.len(), 1_000_000);
+    let error = list(&line.repeat(3)).unwrap_err().to_string();
+    assert!(error.contains("more than 1000000"), "{error}");
+
+    let set = list("https://host/${HOME}.tar").unwrap();
+    assert_eq!(set.shards[0].name, "https://host/${HOME}.tar");
 }

@@ -17,12 +17,16 @@ const PARTS_AHEAD: usize = 3;
 
 impl RemoteFile {
     /// Reads the file from its first byte to its last. Where the server knows no ranges, a failure on the way cannot be mended by another
-    /// try, since bytes were given out already: then the reader's user begins again. `ConnectionAborted` once `stop` is set.
-    pub(crate) fn reader(&self, ranges: bool, stop: &Arc<AtomicBool>) -> Box<dyn Read + Send> {
+    /// try, since bytes were given out already: then the reader's user begins again. Reads fail when `stop` is set.
+    pub(crate) fn reader<'a>(
+        &self,
+        ranges: bool,
+        stop: &'a AtomicBool,
+    ) -> Box<dyn Read + Send + 'a> {
         if ranges {
             Box::new(Parts {
                 file: self.clone(),
-                stop: Arc::clone(stop),
+                stop,
                 next: 0,
                 position: 0,
                 ahead: std::collections::VecDeque::new(),
@@ -30,7 +34,7 @@ impl RemoteFile {
         } else {
             Box::new(Whole {
                 file: self.clone(),
-                stop: Arc::clone(stop),
+                stop,
                 stream: None,
                 chunk: Vec::new(),
                 used: 0,
@@ -40,18 +44,10 @@ impl RemoteFile {
     }
 }
 
-/// `Interrupted` means "read again" to whoever inflates the bytes, so it is told in another way that nobody wants them.
-fn given_up(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::Interrupted => io::ErrorKind::ConnectionAborted.into(),
-        _ => error,
-    }
-}
-
 /// By ranges, some of them ahead.
-struct Parts {
+struct Parts<'a> {
     file: RemoteFile,
-    stop: Arc<AtomicBool>,
+    stop: &'a AtomicBool,
     /// First byte that is not asked for yet.
     next: u64,
     position: u64,
@@ -59,7 +55,7 @@ struct Parts {
     ahead: std::collections::VecDeque<(u64, Arc<Block>)>,
 }
 
-impl Read for Parts {
+impl Read for Parts<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let size = self.file.size();
         while self.ahead.len() <= PARTS_AHEAD && self.next < size {
@@ -73,8 +69,8 @@ impl Read for Parts {
         };
         let count = ((end - self.position) as usize).min(buffer.len());
         block
-            .copy(&mut buffer[..count], self.position, &self.stop)
-            .map_err(given_up)?;
+            .copy(&mut buffer[..count], self.position, self.stop)
+            .map_err(unwanted)?;
         self.position += count as u64;
         if self.position == *end {
             self.ahead.pop_front();
@@ -83,19 +79,27 @@ impl Read for Parts {
     }
 }
 
+/// `Interrupted` means to readers that they should read again.
+fn unwanted(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::Interrupted => io::Error::other("the loader is shutting down"),
+        _ => error,
+    }
+}
+
 type Chunks = BoxStream<'static, object_store::Result<Vec<u8>>>;
 
 /// In one answer.
-struct Whole {
+struct Whole<'a> {
     file: RemoteFile,
-    stop: Arc<AtomicBool>,
+    stop: &'a AtomicBool,
     stream: Option<Chunks>,
     chunk: Vec<u8>,
     used: usize,
     position: u64,
 }
 
-impl Whole {
+impl Whole<'_> {
     fn next_chunk(&mut self) -> io::Result<bool> {
         let (file, stream) = (self.file.clone(), self.stream.take());
         let work = async move {
@@ -109,8 +113,8 @@ impl Whole {
         let (stream, chunk) = self
             .file
             .remote
-            .wait(work, &self.stop)
-            .map_err(given_up)?
+            .wait(work, self.stop)
+            .map_err(unwanted)?
             .map_err(|failure| io::Error::other(failure.reason()))?;
         self.stream = Some(stream);
         self.used = 0;
@@ -137,7 +141,7 @@ async fn begin(file: &RemoteFile) -> std::result::Result<Chunks, Failure> {
         .boxed())
 }
 
-impl Read for Whole {
+impl Read for Whole<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.used == self.chunk.len() {
             if !self.next_chunk()? {
