@@ -1,5 +1,7 @@
 //! JPEG by zune-jpeg: pure Rust, always the whole image at full scale.
 
+use std::ops::Range;
+
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
@@ -12,6 +14,8 @@ pub struct ZuneDecoder {
     channels: usize,
     max_pixels: u64,
     options: DecoderOptions,
+    /// The encoded image, with [`ONES`] put in.
+    bytes: Vec<u8>,
     pixels: Vec<u8>,
 }
 
@@ -32,6 +36,7 @@ impl ZuneDecoder {
             channels,
             max_pixels,
             options,
+            bytes: Vec::new(),
             pixels: Vec::new(),
         }
     }
@@ -43,14 +48,16 @@ impl Decoder for ZuneDecoder {
     }
 
     fn decode<'a>(&'a mut self, bytes: &[u8], plan: &mut Plan<'_>) -> Result<Region<'a>, BadImage> {
-        let size = jpeg::inspect(bytes)?.size;
+        let header = jpeg::inspect(bytes)?;
+        let size = header.size;
         check_pixels(size, self.max_pixels)?;
         plan(size)?;
+        with_ones(bytes, header.last_scan, &mut self.bytes);
         let length = size.width as usize * size.height as usize * self.channels;
         // Nothing of an earlier image may show through where the decoder leaves pixels out.
         self.pixels.clear();
         self.pixels.resize(length, 0);
-        let (options, pixels) = (self.options, &mut self.pixels);
+        let (options, bytes, pixels) = (self.options, &self.bytes, &mut self.pixels);
         guarded(|| {
             let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
             decoder.decode_headers().map_err(corrupt)?;
@@ -71,6 +78,32 @@ impl Decoder for ZuneDecoder {
             scale: 1,
         })
     }
+}
+
+/// Put at the end of coded data. zune-jpeg decodes data that end early as if zeros followed, without a word; but no Huffman code
+/// consists of ones only, so that here it comes to an error, and where the data are whole it does not read them.
+const ONES: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
+
+/// Copies a JPEG to `out`, up to its end marker, with [`ONES`] at the end of the last scan (which of photographs is the only one) and
+/// before its restart markers.
+fn with_ones(bytes: &[u8], last_scan: Range<usize>, out: &mut Vec<u8>) {
+    out.clear();
+    let (mut copied, mut position) = (0, last_scan.start);
+    // The copy takes at most twice the memory, however short the parts between restart markers are.
+    let limit = 2 * bytes.len();
+    while let Some(found) = memchr::memchr(0xff, &bytes[position..last_scan.end]) {
+        position += found;
+        let after = bytes[position + 1];
+        if (0xd0..=0xd7).contains(&after) && out.len() + bytes.len() - copied + ONES.len() <= limit {
+            out.extend_from_slice(&bytes[copied..position]);
+            out.extend_from_slice(&ONES);
+            copied = position;
+        }
+        position += if after == 0xff { 1 } else { 2 };
+    }
+    out.extend_from_slice(&bytes[copied..last_scan.end]);
+    out.extend_from_slice(&ONES);
+    out.extend_from_slice(&[0xff, 0xd9]);
 }
 
 fn corrupt(error: zune_jpeg::errors::DecodeErrors) -> BadImage {
