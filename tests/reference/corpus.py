@@ -56,12 +56,12 @@ def jpegtran(*options: str, data: bytes) -> bytes:
     return tool(["jpegtran", "-copy", "all", *options], data)
 
 
-def scans(text: str) -> bytes:
+def scans(text: str, *options: str) -> bytes:
     """Of one scan for each line of `text`."""
     with tempfile.NamedTemporaryFile("w", suffix=".scans") as script:
         script.write(text)
         script.flush()
-        return cjpeg("-scans", script.name)
+        return cjpeg("-scans", script.name, *options)
 
 
 def segment(marker: int, content: bytes) -> bytes:
@@ -116,7 +116,8 @@ def add(name: str, data: bytes, bad: str | None = None, like: str | None = None)
         rgb = None
         if image.width * image.height <= 1 << 20:
             image.load()
-            rgb = image.convert("RGB")
+            # Of gray samples of 16 bits Pillow would cut off what is above 255; others it takes the high byte of.
+            rgb = (Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode == "I;16" else image).convert("RGB")
             rgb.info.clear()
     except Exception as error:  # Whatever Pillow raises is what it says.
         case["pillow"] = f"{type(error).__name__}: {error}".split("<_io")[0].replace(str(OUT), "").strip()
@@ -138,10 +139,12 @@ def sampled() -> None:
     for name, factors in [
         ("444", "1x1"), ("422", "2x1"), ("420", "2x2"), ("440", "1x2"), ("411", "4x1"), ("410", "4x2"), ("441", "1x4"),
         ("chroma-2x1-1x2", "2x2,2x1,1x2"), ("chroma-1x2", "2x2,1x2,1x2"), ("chroma-2x1", "2x2,2x1,2x1"),
-        ("chroma-1x2-of-1", "1x1,1x2,1x2"), ("chroma-2x2-of-1", "1x1,2x2,2x2"),
-        ("3x1", "3x1"), ("chroma-unequal", "2x2,1x1,2x1"),
+        ("chroma-unequal", "2x2,1x1,2x1"),
     ]:  # fmt: skip
         add(f"sampling-{name}.jpg", cjpeg("-sample", factors))
+    for name, factors in [("1x2-of-1", "1x1,1x2,1x2"), ("2x2-of-1", "1x1,2x2,2x2")]:
+        add(f"sampling-chroma-{name}.jpg", cjpeg("-sample", factors), "more coarsely")
+    add("sampling-3x1.jpg", cjpeg("-sample", "3x1"), "factor of 3")
     add("sampling-420-progressive.jpg", cjpeg("-sample", "2x2", "-progressive"))
     add("sampling-440-progressive.jpg", cjpeg("-sample", "1x2", "-progressive"))
     add("sampling-411-progressive.jpg", cjpeg("-sample", "4x1", "-progressive"))
@@ -159,9 +162,9 @@ def scanned() -> None:
     add("restart-blocks.jpg", cjpeg("-restart", "1B"))
     add("restart-444.jpg", cjpeg("-restart", "3B", "-sample", "1x1"))
     add("restart-gray.jpg", cjpeg("-restart", "2B", "-grayscale"))
-    add("scans-each.jpg", scans("0;\n1;\n2;\n"))
-    add("scans-two.jpg", scans("0;\n1 2;\n"))
-    add("scans-each-restart.jpg", jpegtran("-restart", "2B", data=scans("0;\n1;\n2;\n")))
+    add("scans-each.jpg", scans("0;\n1;\n2;\n"), "several scans")
+    add("scans-two.jpg", scans("0;\n1 2;\n"), "several scans")
+    add("scans-each-restart.jpg", scans("0;\n1;\n2;\n", "-restart", "2B"), "several scans")
     add("optimized.jpg", cjpeg("-optimize"))
     add("quality-1.jpg", cjpeg("-quality", "1"))
     add("quality-100.jpg", cjpeg("-quality", "100", "-sample", "1x1"))
@@ -198,7 +201,7 @@ def frames() -> None:
     add("extended.jpg", frame(base, 1, b"\xc1"))
     add("lossless.jpg", frame(base, 1, b"\xc3"), "lossless")
     add("hierarchical.jpg", frame(base, 1, b"\xc5"), "hierarchical")
-    add("jpeg-ls.jpg", frame(base, 1, b"\xf7"), "no frame header")
+    add("jpeg-ls.jpg", frame(base, 1, b"\xf7"), "0xF7")
     add("height-later.jpg", frame(base, 5, b"\0\0"), "height")
     add("no-columns.jpg", frame(base, 7, b"\0\0"), "no columns")
     add("claims-60000.jpg", frame(base, 5, struct.pack(">HH", 60000, 60000)), "more than the")
@@ -208,7 +211,6 @@ def frames() -> None:
     add("no-frame.jpg", base[: find(base, 0xC0)] + base[find(base, 0xC4) :], "no frame header")
     add("no-quantization.jpg", base[: find(base, 0xDB)] + base[find(base, 0xC0) :], "")
     add("sampling-0.jpg", frame(base, 11, b"\0"), "")
-    add("sampling-fraction.jpg", frame(cjpeg("-sample", "3x1"), 14, b"\x21"), "")
     add("sampling-5.jpg", frame(base, 11, b"\x51"), "")
 
 
@@ -229,6 +231,12 @@ def metadata() -> None:
     add("trailing-bytes.jpg", base + b"\xff\xd8 and more \xff\xd9\0\0")
     add("two-images.jpg", base + cjpeg("-progressive", image=photo(30, 20)))
     add("stray-bytes.jpg", after_start(base, b"\0\0\0\0"), "stray bytes")
+    add("unknown-marker.jpg", after_start(base, segment(0x60, b"what")), "0x60")
+    at = find(base, 0xDB)
+    add("quantization-renumbered.jpg", patched(base, at + 4, b"\1"), "a table is missing")
+    at = find(base, 0xC4)
+    add("huffman-renumbered.jpg", patched(base, at + 4, b"\1"), "a table is missing")
+    add("huffman-all-ones.jpg", patched(base, at + 5, b"\2"), "no code")
     for name, standard in [("dqt", 0xDB), ("dht", 0xC4)]:
         at = find(base, standard)
         add(f"{name}-cut.jpg", patched(base, at + 2, struct.pack(">H", 20)), "")
@@ -262,7 +270,7 @@ def damaged() -> None:
     progressive = cjpeg("-progressive")
     start = data_start(progressive)
     second = progressive.index(b"\xff\xc4", start)
-    add("progressive-first-scan-only.jpg", progressive[:second] + b"\xff\xd9")
+    add("progressive-first-scan-only.jpg", progressive[:second] + b"\xff\xd9", "ends before its data")
     add("progressive-no-data.jpg", progressive[:start] + b"\xff\xd9", "")
     add("progressive-cut.jpg", progressive[: len(progressive) * 2 // 3], "cut off")
 
@@ -299,7 +307,7 @@ def others() -> None:
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    for old in OUT.iterdir():
+    for old in filter(Path.is_file, OUT.iterdir()):
         old.unlink()
     for make in [sampled, scanned, small, colours, frames, metadata, damaged, others]:
         make()

@@ -119,9 +119,9 @@ def kinds() -> None:
     add("old-folder.tar", tar(member("1.jpg/", b"", type=tarfile.AREGTYPE), last))
     add("unknown-kind.tar", tar(good, member("2.jpg", b"two", type=b"Z"), last))
     add("empty-members.tar", tar(member("1.jpg"), member("1.cls"), member("2.jpg", b"two")))
-    add("sparse-gnu.tar", gnu_tar("--format=gnu"), "sparse")
+    add("sparse-gnu.tar", gnu_tar("--format=gnu"), "a sparse member")
     for form in ["0.0", "0.1", "1.0"]:
-        add(f"sparse-pax-{form}.tar", gnu_tar("--format=posix", f"--sparse-version={form}", "--pax-option=delete=atime,delete=ctime,exthdr.name=x"), "sparse")
+        add(f"sparse-pax-{form}.tar", gnu_tar("--format=posix", f"--sparse-version={form}", "--pax-option=delete=atime,delete=ctime,exthdr.name=x"), "a sparse member")
 
 
 def ends() -> None:

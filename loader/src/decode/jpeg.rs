@@ -5,10 +5,10 @@
 //! be decoded wrongly. The coded data between markers are not looked into.
 
 mod headers;
+mod tables;
 
-use std::ops::Range;
-
-use self::headers::{Frame, check_huffman, check_quantization};
+use self::headers::Frame;
+use self::tables::Tables;
 use super::{BadImage, ImageSize};
 
 /// What is needed of the headers.
@@ -17,23 +17,25 @@ pub(super) struct JpegHeader {
     pub(super) size: ImageSize,
     /// 1 for gray, 3 for colour.
     pub(super) components: u8,
-    /// The coded data of the last scan, up to the marker of the image's end.
-    pub(super) last_scan: Range<usize>,
+    pub(super) progressive: bool,
+    /// Where the coded data of the first scan start.
+    pub(super) data: usize,
 }
 
 /// Reads the markers of a whole JPEG, up to the end of its first image.
 pub(super) fn inspect(bytes: &[u8]) -> Result<JpegHeader, BadImage> {
     let mut frame: Option<Frame> = None;
+    let mut tables = Tables::default();
     let mut restart_interval = 0;
-    let mut last_scan = 0..0;
+    let mut first_data = None;
     let mut position = 2;
     loop {
         let marker = next_marker(bytes, &mut position)?;
         match marker {
             0xd9 => break,
             0xd8 => return Err(corrupt("another image starts inside")),
-            0x01 | 0xd0..=0xd7 => return Err(corrupt("a marker where none belongs")),
-            _ => {}
+            0xc0..=0xc7 | 0xc9..=0xcf | 0xda..=0xdd | 0xe0..=0xef | 0xfe => {}
+            _ => return Err(corrupt(&format!("a marker 0x{marker:02X} where none belongs"))),
         }
         let segment = segment(bytes, &mut position)?;
         match marker {
@@ -44,8 +46,8 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<JpegHeader, BadImage> {
                 }
                 frame = Some(Frame::read(marker, segment)?);
             }
-            0xc4 => check_huffman(segment)?,
-            0xdb => check_quantization(segment)?,
+            0xc4 => tables.read_huffman(segment)?,
+            0xdb => tables.read_quantization(segment)?,
             0xdd => {
                 let &[high, low] = segment else {
                     return Err(corrupt("a restart interval of another length"));
@@ -56,25 +58,28 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<JpegHeader, BadImage> {
                 let frame = frame
                     .as_mut()
                     .ok_or_else(|| corrupt("no frame header before the data"))?;
-                let units = frame.read_scan(segment)?;
+                let units = frame.read_scan(segment, &tables)?;
                 let data = skip_data(bytes, position)?;
                 check_restarts(&data, units, restart_interval)?;
                 if frame.progressive && data.restarts > 0 {
                     // Decoded wrongly by zune-jpeg 0.5 (zune-image issue 359).
                     return Err(unsupported("progressive JPEG with restart markers"));
                 }
-                last_scan = position..data.end;
+                first_data.get_or_insert(position);
                 position = data.end;
             }
             _ => {}
         }
     }
-    let frame = frame.ok_or_else(|| corrupt("the image ends before its data"))?;
+    let (Some(frame), Some(data)) = (frame, first_data) else {
+        return Err(corrupt("the image ends before its data"));
+    };
     frame.check_complete()?;
     Ok(JpegHeader {
         size: frame.size,
         components: frame.components(),
-        last_scan,
+        progressive: frame.progressive,
+        data,
     })
 }
 

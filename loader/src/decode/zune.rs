@@ -1,13 +1,12 @@
 //! JPEG by zune-jpeg: pure Rust, always the whole image at full scale.
 
-use std::ops::Range;
-
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::{BadImage, Decoder, Plan, Region, check_pixels, guarded, jpeg};
+use super::jpeg::{self, JpegHeader};
+use super::{BadImage, Decoder, Plan, Region, check_pixels, guarded};
 
 /// Decodes baseline and progressive JPEG of one or three components to gray or RGB.
 pub struct ZuneDecoder {
@@ -52,7 +51,7 @@ impl Decoder for ZuneDecoder {
         let size = header.size;
         check_pixels(size, self.max_pixels)?;
         plan(size)?;
-        with_ones(bytes, header.last_scan, &mut self.bytes);
+        with_ones(bytes, &header, &mut self.bytes);
         let length = size.width as usize * size.height as usize * self.channels;
         // Nothing of an earlier image may show through where the decoder leaves pixels out.
         self.pixels.clear();
@@ -84,25 +83,37 @@ impl Decoder for ZuneDecoder {
 /// consists of ones only, so that here it comes to an error, and where the data are whole it does not read them.
 const ONES: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
 
-/// Copies a JPEG to `out`, up to its end marker, with [`ONES`] at the end of the last scan (which of photographs is the only one) and
-/// before its restart markers.
-fn with_ones(bytes: &[u8], last_scan: Range<usize>, out: &mut Vec<u8>) {
+/// Copies a JPEG to `out`, up to its end marker, with [`ONES`] where coded data end: before restart markers and after scans. Only after the
+/// first scan of a progressive image, zune-jpeg wants the marker at once.
+fn with_ones(bytes: &[u8], header: &JpegHeader, out: &mut Vec<u8>) {
     out.clear();
-    let (mut copied, mut position) = (0, last_scan.start);
-    // The copy takes at most twice the memory, however short the parts between restart markers are.
+    // The copy takes at most twice the memory, however short the parts between markers are.
     let limit = 2 * bytes.len();
-    while let Some(found) = memchr::memchr(0xff, &bytes[position..last_scan.end]) {
+    let (mut copied, mut position) = (0, header.data);
+    let (mut in_data, mut wants_marker) = (true, header.progressive);
+    while let Some(found) = memchr::memchr(0xff, &bytes[position..]) {
         position += found;
-        let after = bytes[position + 1];
-        if (0xd0..=0xd7).contains(&after) && out.len() + bytes.len() - copied + ONES.len() <= limit {
+        let code = bytes[position + 1];
+        if code == 0 || code == 0xff {
+            position += if code == 0 { 2 } else { 1 };
+            continue;
+        }
+        if in_data && !wants_marker && out.len() + bytes.len() - copied + ONES.len() <= limit {
             out.extend_from_slice(&bytes[copied..position]);
             out.extend_from_slice(&ONES);
             copied = position;
         }
-        position += if after == 0xff { 1 } else { 2 };
+        match code {
+            0xd0..=0xd7 => position += 2,
+            0xd9 => break,
+            _ => {
+                let length = [bytes[position + 2], bytes[position + 3]];
+                position += 2 + usize::from(u16::from_be_bytes(length));
+                (in_data, wants_marker) = (code == 0xda, false);
+            }
+        }
     }
-    out.extend_from_slice(&bytes[copied..last_scan.end]);
-    out.extend_from_slice(&ONES);
+    out.extend_from_slice(&bytes[copied..position]);
     out.extend_from_slice(&[0xff, 0xd9]);
 }
 

@@ -60,6 +60,14 @@ pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
         };
         let mut entry = entry.map_err(|e| at(end, describe(&e, end, source.size())))?;
         let (offset, size) = (entry.raw_file_position(), entry.size());
+        let kind = entry.header().entry_type();
+        let is_file = kind.is_file() || kind.is_contiguous();
+        if kind.is_gnu_sparse() || is_file && is_pax_sparse(&mut entry) {
+            return Err(at(
+                offset,
+                "a sparse member; write the tar without --sparse".into(),
+            ));
+        }
         let cut_off = || {
             let has = source.size().saturating_sub(offset);
             at(
@@ -75,14 +83,6 @@ pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
             .ok_or_else(cut_off)?;
         end = data_end.next_multiple_of(512);
 
-        let kind = entry.header().entry_type();
-        let is_file = kind.is_file() || kind.is_contiguous();
-        if kind.is_gnu_sparse() || is_file && is_pax_sparse(&mut entry) {
-            return Err(at(
-                offset,
-                "a sparse member; write the tar without --sparse".into(),
-            ));
-        }
         if !is_file {
             continue;
         }

@@ -1,5 +1,6 @@
-//! Frame, scan and table headers: what they say, and whether they can be so.
+//! Frame and scan headers: what they say, whether they can be so, and whether they follow on each other.
 
+use super::tables::Tables;
 use super::{corrupt, unsupported};
 use crate::decode::{BadImage, ImageSize};
 
@@ -9,7 +10,7 @@ const BLOCKS_IN_UNIT: u32 = 10;
 /// Coefficients of a block.
 const COEFFICIENTS: usize = 64;
 
-/// What the frame header says.
+/// What the frame header says, and what scans have added to it.
 pub(super) struct Frame {
     pub(super) size: ImageSize,
     pub(super) progressive: bool,
@@ -22,6 +23,8 @@ struct Component {
     /// Sampling factors, 1 to 4.
     across: u32,
     down: u32,
+    /// Its quantization table.
+    quantization: usize,
     /// How many of the lowest bits of each coefficient are still to come; none where all are.
     missing: [Option<u8>; COEFFICIENTS],
 }
@@ -76,29 +79,27 @@ impl Frame {
                 id: fields[0],
                 across: u32::from(fields[1] >> 4),
                 down: u32::from(fields[1] & 15),
+                quantization: usize::from(fields[2]),
                 missing: [None; COEFFICIENTS],
             })
             .collect();
-        let possible = |factor: u32| (1..=4).contains(&factor);
-        if !components
-            .iter()
-            .all(|component| possible(component.across) && possible(component.down))
-        {
+        let factors = components.iter().flat_map(|c| [c.across, c.down]);
+        if !factors.clone().all(|factor| (1..=4).contains(&factor)) {
             return Err(corrupt("sampling factors that cannot be"));
+        }
+        if factors.clone().any(|factor| factor == 3) {
+            // Not decoded by zune-jpeg 0.5.
+            return Err(unsupported("a sampling factor of 3"));
         }
         let frame = Frame {
             size,
             components,
             progressive: marker == 0xc2,
         };
-        let (across, down) = frame.most();
-        let whole = |component: &Component| {
-            across.is_multiple_of(component.across) && down.is_multiple_of(component.down)
-        };
-        if !frame.components.iter().all(whole) {
-            return Err(unsupported(
-                "components whose sizes are no multiples of each other",
-            ));
+        let luma = &frame.components[0];
+        if count > 1 && (luma.across, luma.down) != frame.most() {
+            // Decoded wrongly by zune-jpeg 0.5.
+            return Err(unsupported("brightness sampled more coarsely than colour"));
         }
         Ok(frame)
     }
@@ -117,7 +118,11 @@ impl Frame {
 
     /// Reads the segment of a start-of-scan marker, and returns how many units the scan has: blocks of one component, or groups of blocks
     /// of several.
-    pub(super) fn read_scan(&mut self, segment: &[u8]) -> Result<u32, BadImage> {
+    pub(super) fn read_scan(
+        &mut self,
+        segment: &[u8],
+        tables: &Tables,
+    ) -> Result<u32, BadImage> {
         let other_length = || corrupt("a scan header of another length");
         let (&count, rest) = segment.split_first().ok_or_else(other_length)?;
         if rest.len() != 2 * usize::from(count) + 3 {
@@ -130,9 +135,8 @@ impl Frame {
             let place = place
                 .filter(|place| !places.contains(place))
                 .ok_or_else(|| corrupt("a scan of components that the frame does not have"))?;
-            if fields[1] >> 4 > 3 || fields[1] & 15 > 3 {
-                return Err(corrupt("a coding table that cannot be"));
-            }
+            let quantization = self.components[place].quantization;
+            tables.check(quantization, fields[1], self.progressive, range)?;
             places.push(place);
         }
         self.code(&places, range)?;
@@ -163,6 +167,10 @@ impl Frame {
         let (first, last) = (usize::from(range[0]), usize::from(range[1]));
         let (high, low) = (range[2] >> 4, range[2] & 15);
         let possible = if !self.progressive {
+            if places.len() != self.components.len() {
+                // Decoded wrongly by zune-jpeg 0.5, which leaves a scan as soon as it sees the next, lines too early.
+                return Err(unsupported("sequential JPEG of several scans"));
+            }
             (first, last, high, low) == (0, COEFFICIENTS - 1, 0, 0)
         } else if first == 0 {
             last == 0
@@ -191,53 +199,14 @@ impl Frame {
         Ok(())
     }
 
-    /// Whether there are data of each component.
+    /// Whether all has been coded, down to the last bit. Of a progressive image that is cut off between two scans, and ended there, decoders
+    /// make a blurred one.
     pub(super) fn check_complete(&self) -> Result<(), BadImage> {
-        if self.components.iter().all(|c| c.missing[0].is_some()) {
+        let mut coefficients = self.components.iter().flat_map(|c| c.missing);
+        if coefficients.all(|missing| missing == Some(0)) {
             Ok(())
         } else {
             Err(corrupt("the image ends before its data"))
         }
     }
-}
-
-
-/// Whether the tables of a segment are Huffman codes: prefixes, none of which consists of ones only.
-pub(super) fn check_huffman(mut segment: &[u8]) -> Result<(), BadImage> {
-    while !segment.is_empty() {
-        let cut_off = || corrupt("a Huffman table that is cut off");
-        let (head, rest) = segment.split_at_checked(17).ok_or_else(cut_off)?;
-        let mut free: i32 = 1;
-        let mut count = 0;
-        for &of_length in &head[1..] {
-            free = 2 * free - i32::from(of_length);
-            count += usize::from(of_length);
-            if of_length > 0 && free < 1 {
-                return Err(corrupt("a Huffman table that is no code"));
-            }
-        }
-        let (symbols, rest) = rest.split_at_checked(count).ok_or_else(cut_off)?;
-        let (class, place) = (head[0] >> 4, head[0] & 15);
-        let too_long = class == 0 && symbols.iter().any(|&bits| bits > 15);
-        if class > 1 || place > 3 || symbols.len() > 256 || too_long {
-            return Err(corrupt("a Huffman table that cannot be"));
-        }
-        segment = rest;
-    }
-    Ok(())
-}
-
-/// Whether a segment holds whole quantization tables.
-pub(super) fn check_quantization(mut segment: &[u8]) -> Result<(), BadImage> {
-    while let Some((&head, rest)) = segment.split_first() {
-        let (bytes, place) = (head >> 4, head & 15);
-        if bytes > 1 || place > 3 {
-            return Err(corrupt("a quantization table that cannot be"));
-        }
-        let length = COEFFICIENTS * (usize::from(bytes) + 1);
-        segment = rest
-            .get(length..)
-            .ok_or_else(|| corrupt("a quantization table that is cut off"))?;
-    }
-    Ok(())
 }
