@@ -11,6 +11,9 @@ use self::headers::Frame;
 use self::tables::Tables;
 use super::{BadImage, ImageSize};
 
+/// Coefficients of a block.
+const COEFFICIENTS: usize = 64;
+
 /// What is needed of the headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct JpegHeader {
@@ -35,7 +38,11 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<JpegHeader, BadImage> {
             0xd9 => break,
             0xd8 => return Err(corrupt("another image starts inside")),
             0xc0..=0xc7 | 0xc9..=0xcf | 0xda..=0xdd | 0xe0..=0xef | 0xfe => {}
-            _ => return Err(corrupt(&format!("a marker 0x{marker:02X} where none belongs"))),
+            _ => {
+                return Err(corrupt(&format!(
+                    "a marker 0x{marker:02X} where none belongs"
+                )));
+            }
         }
         let segment = segment(bytes, &mut position)?;
         match marker {

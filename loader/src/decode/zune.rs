@@ -81,7 +81,9 @@ impl Decoder for ZuneDecoder {
 
 /// Put at the end of coded data. zune-jpeg decodes data that end early as if zeros followed, without a word; but no Huffman code
 /// consists of ones only, so that here it comes to an error, and where the data are whole it does not read them.
-const ONES: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
+const ONES: [u8; 16] = [
+    0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0,
+];
 
 /// Copies a JPEG to `out`, up to its end marker, with [`ONES`] where coded data end: before restart markers and after scans. Only after the
 /// first scan of a progressive image, zune-jpeg wants the marker at once.

@@ -53,7 +53,12 @@ pub(crate) fn cases() -> Vec<Case> {
             expected,
         }
     };
-    cases["cases"].as_array().unwrap().iter().map(case).collect()
+    cases["cases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(case)
+        .collect()
 }
 
 /// The decoders of this build.

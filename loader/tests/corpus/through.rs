@@ -87,7 +87,10 @@ fn bad_images_are_replaced_counted_and_named() {
             assert_eq!(counted as usize, expected.len());
             assert_eq!(samples, dataset.len());
             for (key, reason) in bad {
-                assert!(reason.to_string().contains(expected[&key]), "{key}: {reason}");
+                assert!(
+                    reason.to_string().contains(expected[&key]),
+                    "{key}: {reason}"
+                );
             }
         }
     }

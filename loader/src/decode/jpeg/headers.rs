@@ -1,14 +1,11 @@
 //! Frame and scan headers: what they say, whether they can be so, and whether they follow on each other.
 
 use super::tables::Tables;
-use super::{corrupt, unsupported};
+use super::{COEFFICIENTS, corrupt, unsupported};
 use crate::decode::{BadImage, ImageSize};
 
 /// Blocks that the unit of an interleaved scan may hold.
 const BLOCKS_IN_UNIT: u32 = 10;
-
-/// Coefficients of a block.
-const COEFFICIENTS: usize = 64;
 
 /// What the frame header says, and what scans have added to it.
 pub(super) struct Frame {
@@ -118,11 +115,7 @@ impl Frame {
 
     /// Reads the segment of a start-of-scan marker, and returns how many units the scan has: blocks of one component, or groups of blocks
     /// of several.
-    pub(super) fn read_scan(
-        &mut self,
-        segment: &[u8],
-        tables: &Tables,
-    ) -> Result<u32, BadImage> {
+    pub(super) fn read_scan(&mut self, segment: &[u8], tables: &Tables) -> Result<u32, BadImage> {
         let other_length = || corrupt("a scan header of another length");
         let (&count, rest) = segment.split_first().ok_or_else(other_length)?;
         if rest.len() != 2 * usize::from(count) + 3 {

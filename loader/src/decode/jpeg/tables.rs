@@ -3,11 +3,8 @@
 //! They must stand in the image itself. libjpeg keeps tables from one image to the next, so that what an image looks like could depend on
 //! the one before.
 
-use super::corrupt;
+use super::{COEFFICIENTS, corrupt};
 use crate::decode::BadImage;
-
-/// Coefficients of a block.
-const COEFFICIENTS: usize = 64;
 
 /// Tables seen so far, by their numbers.
 #[derive(Default)]
@@ -35,7 +32,10 @@ impl Tables {
             let (symbols, rest) = rest.split_at_checked(count).ok_or_else(cut_off)?;
             let (class, number) = (usize::from(head[0] >> 4), usize::from(head[0] & 15));
             let too_long = class == 0 && symbols.iter().any(|&bits| bits > 15);
-            let known = self.huffman.get_mut(class).and_then(|of| of.get_mut(number));
+            let known = self
+                .huffman
+                .get_mut(class)
+                .and_then(|of| of.get_mut(number));
             let known = known
                 .filter(|_| symbols.len() <= 256 && !too_long)
                 .ok_or_else(|| corrupt("a Huffman table that cannot be"))?;
@@ -70,9 +70,8 @@ impl Tables {
         range: &[u8],
     ) -> Result<(), BadImage> {
         let (first, high) = (range[0], range[2] >> 4);
-        let has = |class: usize, number: u8| {
-            self.huffman[class].get(usize::from(number)) == Some(&true)
-        };
+        let has =
+            |class: usize, number: u8| self.huffman[class].get(usize::from(number)) == Some(&true);
         // The first coefficient is refined bit by bit, without a code.
         let needs_first = !progressive || first == 0 && high == 0;
         let needs_others = !progressive || first > 0;
