@@ -61,20 +61,28 @@ pub(crate) fn cases() -> Vec<Case> {
         .collect()
 }
 
+/// A decoder and its name.
+pub(crate) type Named = (&'static str, Box<dyn Decoder>);
+
 /// The decoders of this build.
-pub(crate) fn decoders(channels: usize) -> Vec<(&'static str, Box<dyn Decoder>)> {
-    let mut decoders: Vec<(&str, Box<dyn Decoder>)> =
-        vec![("zune", Box::new(ZuneDecoder::new(channels, LIMIT)))];
-    #[cfg(feature = "turbo")]
-    decoders.push((
-        "turbo",
-        Box::new(mae_loader::decode::TurboDecoder::new(
-            channels,
-            LIMIT,
-            mae_loader::DecodeQuality::Exact,
-        )),
-    ));
-    decoders
+pub(crate) fn decoders(channels: usize) -> Vec<Named> {
+    let zune: Named = ("zune", Box::new(ZuneDecoder::new(channels, LIMIT)));
+    [Some(zune), turbo(channels)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+#[cfg(feature = "turbo")]
+fn turbo(channels: usize) -> Option<Named> {
+    let quality = mae_loader::DecodeQuality::Exact;
+    let decoder = mae_loader::decode::TurboDecoder::new(channels, LIMIT, quality);
+    Some(("turbo", Box::new(decoder)))
+}
+
+#[cfg(not(feature = "turbo"))]
+fn turbo(_channels: usize) -> Option<Named> {
+    None
 }
 
 /// How far a decoder's pixels may be from Pillow's: on the mean, and at worst. libjpeg-turbo is what Pillow decodes with.
