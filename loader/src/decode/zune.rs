@@ -5,13 +5,16 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::{BadImage, Decoder, Plan, Region, check_pixels, guarded, jpeg};
+use super::jpeg::{self, JpegHeader};
+use super::{BadImage, Decoder, Plan, Region, check_pixels, guarded};
 
 /// Decodes baseline and progressive JPEG of one or three components to gray or RGB.
 pub struct ZuneDecoder {
     channels: usize,
     max_pixels: u64,
     options: DecoderOptions,
+    /// The encoded image, with [`ONES`] put in.
+    bytes: Vec<u8>,
     pixels: Vec<u8>,
 }
 
@@ -32,6 +35,7 @@ impl ZuneDecoder {
             channels,
             max_pixels,
             options,
+            bytes: Vec::new(),
             pixels: Vec::new(),
         }
     }
@@ -43,14 +47,16 @@ impl Decoder for ZuneDecoder {
     }
 
     fn decode<'a>(&'a mut self, bytes: &[u8], plan: &mut Plan<'_>) -> Result<Region<'a>, BadImage> {
-        let size = jpeg::inspect(bytes)?.size;
+        let header = jpeg::inspect(bytes)?;
+        let size = header.size;
         check_pixels(size, self.max_pixels)?;
         plan(size)?;
+        with_ones(bytes, &header, &mut self.bytes);
         let length = size.width as usize * size.height as usize * self.channels;
         // Nothing of an earlier image may show through where the decoder leaves pixels out.
         self.pixels.clear();
         self.pixels.resize(length, 0);
-        let (options, pixels) = (self.options, &mut self.pixels);
+        let (options, bytes, pixels) = (self.options, &self.bytes, &mut self.pixels);
         guarded(|| {
             let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
             decoder.decode_headers().map_err(corrupt)?;
@@ -71,6 +77,46 @@ impl Decoder for ZuneDecoder {
             scale: 1,
         })
     }
+}
+
+/// Put at the end of coded data. zune-jpeg decodes data that end early as if zeros followed, without a word; but no Huffman code
+/// consists of ones only, so that here it comes to an error, and where the data are whole it does not read them.
+const ONES: [u8; 16] = [
+    0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0,
+];
+
+/// Copies a JPEG to `out`, up to its end marker, with [`ONES`] where coded data end: before restart markers and after scans. Only after the
+/// first scan of a progressive image, zune-jpeg wants the marker at once.
+fn with_ones(bytes: &[u8], header: &JpegHeader, out: &mut Vec<u8>) {
+    out.clear();
+    // The copy takes at most twice the memory, however short the parts between markers are.
+    let limit = 2 * bytes.len();
+    let (mut copied, mut position) = (0, header.data);
+    let (mut in_data, mut wants_marker) = (true, header.progressive);
+    while let Some(found) = memchr::memchr(0xff, &bytes[position..]) {
+        position += found;
+        let code = bytes[position + 1];
+        if code == 0 || code == 0xff {
+            position += if code == 0 { 2 } else { 1 };
+            continue;
+        }
+        if in_data && !wants_marker && out.len() + bytes.len() - copied + ONES.len() <= limit {
+            out.extend_from_slice(&bytes[copied..position]);
+            out.extend_from_slice(&ONES);
+            copied = position;
+        }
+        match code {
+            0xd0..=0xd7 => position += 2,
+            0xd9 => break,
+            _ => {
+                let length = [bytes[position + 2], bytes[position + 3]];
+                position += 2 + usize::from(u16::from_be_bytes(length));
+                (in_data, wants_marker) = (code == 0xda, false);
+            }
+        }
+    }
+    out.extend_from_slice(&bytes[copied..position]);
+    out.extend_from_slice(&[0xff, 0xd9]);
 }
 
 fn corrupt(error: zune_jpeg::errors::DecodeErrors) -> BadImage {

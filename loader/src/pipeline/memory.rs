@@ -13,7 +13,7 @@ const MAX_ROWS: u64 = 65_535;
 ///
 /// ```text
 /// batches  = (prefetch + 1) × (rows × (H × W × C + 4 × (K + L + E + 1) + 8))
-/// threads  = threads × (2 MiB + largest encoded image + P × (2 × C + 6) + W × C × min(P, 65,535) + A)
+/// threads  = threads × (2 MiB + 3 × largest encoded image + P × (2 × C + 6) + W × C × min(P, 65,535) + A)
 /// order    = 4 × samples of the largest window + 16 × shards, summed over data sets; where several are mixed, + 8 × 65,536
 /// ```
 ///
@@ -48,7 +48,9 @@ impl MemoryBound {
             _ => 0,
         };
         let between = u64::from(settings.size.width) * channels * pixels.min(MAX_ROWS);
+        // zune copies an encoded image, to at most twice its length.
         let image = largest
+            .saturating_mul(3)
             .saturating_add(pixels.saturating_mul(2 * channels + 6))
             .saturating_add(between)
             .saturating_add(augment);

@@ -1,6 +1,8 @@
 //! Reads a tar's headers, seeking past the data, and groups the members into samples as WebDataset does.
 
-use std::io::Seek;
+use std::cell::Cell;
+use std::io::{self, Read, Seek};
+use std::rc::Rc;
 
 use webdataset::core::utils::{base_plus_ext, is_shard_metadata};
 
@@ -8,6 +10,12 @@ use super::table::{ShardTable, Suffixes};
 use crate::error::{Error, Result};
 use crate::sample::Member;
 use crate::source::{Source, SourceReader};
+
+/// Headers, long names and pax records of one member together are shorter.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
+
+/// Behind the end of a tar, this much is looked through for what may be another.
+const LOOKED_THROUGH: u64 = 64 << 10;
 
 /// What a scan found.
 #[derive(Debug, Clone)]
@@ -21,27 +29,45 @@ pub struct Scanned {
 /// Scans the (inflated) tar in `source`; `name` is for messages.
 ///
 /// A sample is a run of members with one key (path up to the first dot of the base name); the rest, in lower case, is
-/// the suffix. Names without a suffix, dot files, `__…__` names, folders and links are passed over.
+/// the suffix. Names without a suffix, dot files, `__…__` names, folders, links and devices are passed over. What comes after the
+/// end-of-archive marker is not read, as Python's `tarfile` does not; a warning says that there is something.
 ///
 /// # Errors
-/// Where the tar is cut off inside a member, is no tar, repeats a suffix within a sample, or cannot be read.
+/// Where the tar is cut off inside a member, is no tar, is damaged, has a sparse member, repeats a suffix within a sample, or cannot be
+/// read.
 pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
     let at = |offset: u64, reason: String| Error::Shard {
         shard: name.to_owned(),
         offset,
         reason,
     };
-    let mut archive = tar::Archive::new(SourceReader::new(source));
+    let header_bytes = Rc::new(Cell::new(0));
+    let mut archive = tar::Archive::new(HeaderReader {
+        inner: SourceReader::new(source),
+        read: Rc::clone(&header_bytes),
+    });
     let mut table = ShardTable::default();
     let mut suffixes = Suffixes::default();
     let mut end = 0;
 
-    for entry in archive
+    let mut entries = archive
         .entries_with_seek()
-        .map_err(|e| at(0, e.to_string()))?
-    {
-        let entry = entry.map_err(|e| at(end, describe(&e, end, source.size())))?;
+        .map_err(|e| at(0, e.to_string()))?;
+    loop {
+        header_bytes.set(0);
+        let Some(entry) = entries.next() else {
+            break;
+        };
+        let mut entry = entry.map_err(|e| at(end, describe(&e, end, source.size())))?;
         let (offset, size) = (entry.raw_file_position(), entry.size());
+        let kind = entry.header().entry_type();
+        let is_file = kind.is_file() || kind.is_contiguous();
+        if kind.is_gnu_sparse() || is_file && is_pax_sparse(&mut entry) {
+            return Err(at(
+                offset,
+                "a sparse member; write the tar without --sparse".into(),
+            ));
+        }
         let cut_off = || {
             let has = source.size().saturating_sub(offset);
             at(
@@ -57,14 +83,7 @@ pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
             .ok_or_else(cut_off)?;
         end = data_end.next_multiple_of(512);
 
-        let kind = entry.header().entry_type();
-        if kind.is_gnu_sparse() {
-            return Err(at(
-                offset,
-                "a sparse member; write the tar without --sparse".into(),
-            ));
-        }
-        if !(kind.is_file() || kind.is_contiguous()) {
+        if !is_file {
             continue;
         }
         let path = entry.path_bytes();
@@ -92,13 +111,61 @@ pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
         }
     }
 
-    let position = archive
-        .into_inner()
+    let mut reader = archive.into_inner().inner;
+    let position = reader
         .stream_position()
         .map_err(|e| at(end, e.to_string()))?;
+    let mut rest = Vec::new();
+    reader
+        .take(LOOKED_THROUGH)
+        .read_to_end(&mut rest)
+        .map_err(|e| at(position, e.to_string()))?;
+    if let Some(more) = rest.iter().position(|&byte| byte != 0) {
+        tracing::warn!(
+            "{name}: what follows the end of the tar, from byte {} on, is not read, as by Python's webdataset. Samples of a tar that was \
+             put there with `cat` are lost: join tars with `tar --concatenate`, or keep them apart",
+            position + more as u64
+        );
+    }
     Ok(Scanned {
         table,
         complete: end < source.size() && position > end,
+    })
+}
+
+/// Reads headers, as long as those of one member are not too long: their length is what the tar says.
+struct HeaderReader<'a> {
+    inner: SourceReader<'a>,
+    /// Since the last member.
+    read: Rc<Cell<u64>>,
+}
+
+impl Read for HeaderReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.read.set(self.read.get() + count as u64);
+        if self.read.get() > MAX_HEADER_BYTES {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("names and records of more than {MAX_HEADER_BYTES} bytes"),
+            ));
+        }
+        Ok(count)
+    }
+}
+
+impl Seek for HeaderReader<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
+/// Whether a member is stored without its holes in the way of pax: as a regular file, with a map of what is left.
+fn is_pax_sparse<R: Read>(entry: &mut tar::Entry<'_, R>) -> bool {
+    let records = entry.pax_extensions().ok().flatten();
+    records.into_iter().flatten().flatten().any(|record| {
+        let key = record.key_bytes();
+        key.starts_with(b"GNU.sparse.")
     })
 }
 

@@ -25,14 +25,13 @@ fn ask(decoder: &mut dyn Decoder, bytes: &[u8], wanted: Wanted) -> Result<Answer
     ))
 }
 
+/// Those that the encoder writes in one scan.
 fn samplings() -> impl Strategy<Value = SamplingFactor> {
     prop_oneof![
         Just(SamplingFactor::F_1_1),
         Just(SamplingFactor::F_2_1),
         Just(SamplingFactor::F_1_2),
         Just(SamplingFactor::F_2_2),
-        Just(SamplingFactor::F_4_1),
-        Just(SamplingFactor::F_4_2),
     ]
 }
 
