@@ -103,7 +103,9 @@ impl ShardCache {
                     turn = Some(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
                     self.wait_for_others(stop);
                 }
-                Err(error @ Error::Shard { .. }) if tried + 1 < origin.tries() => {
+                Err(error @ Error::Shard { .. })
+                    if tried + 1 < origin.tries() && !stop.load(Ordering::Relaxed) =>
+                {
                     tried += 1;
                     tracing::warn!("{error}; trying again");
                 }
