@@ -1,6 +1,6 @@
 //! `mae eval`: what a checkpoint is worth, beside the same network with random weights.
 //!
-//! Each evaluation gives a [`Report`], printed as a table or as JSON; the arithmetic is `mae_trainer::eval`'s.
+//! Each evaluation gives a `Report`, printed as a table or as JSON; the arithmetic is `mae_trainer::eval`'s.
 
 mod args;
 mod frozen;
