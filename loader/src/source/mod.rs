@@ -77,8 +77,9 @@ impl Ahead {
     /// Nothing on its way yet; reads give up when `stop` is set.
     pub(crate) fn nothing(stop: &Arc<AtomicBool>) -> Self {
         Self {
+            #[cfg(feature = "remote")]
+            block: None,
             stop: Arc::clone(stop),
-            ..Self::default()
         }
     }
 }
@@ -162,6 +163,7 @@ impl Source {
     /// local file's are fetched by the system (`posix_fadvise`), a server's by requests for several of them at once. Nothing fails: what
     /// cannot be fetched ahead is fetched, and its error told, when it is read.
     pub(crate) fn announce(&self, ranges: &[Range<u64>], stop: &Arc<AtomicBool>) -> Vec<Ahead> {
+        #[cfg_attr(not(feature = "remote"), allow(unused_mut))]
         let mut ahead = vec![Ahead::nothing(stop); ranges.len()];
         match &self.0 {
             Place::Local(file) => {

@@ -25,6 +25,7 @@ pub(crate) struct OpenedUrl {
     pub(crate) encoding: Encoding,
 }
 
+#[cfg_attr(not(feature = "remote"), allow(clippy::derivable_impls))]
 impl Default for Net {
     fn default() -> Self {
         Self {
