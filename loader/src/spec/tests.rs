@@ -1,5 +1,6 @@
 //! Specs to shards, and what is refused.
 
+use super::expansion::range_len;
 use super::*;
 
 fn folder(files: &[&str]) -> tempfile::TempDir {
