@@ -5,19 +5,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::run::Scene;
+use super::run::{SMALL_MODEL, Scene};
 
 /// A run of 12 updates on images of 16 patches.
 const SETTINGS: &str = r#"
 data = "data"
-model = "mae-micro-patch4"
-input-size = 16
-dim = 24
-depth = 2
-heads = 2
-decoder-dim = 16
-decoder-depth = 1
-decoder-heads = 2
 batch-size = 8
 epochs = 2
 norm-pix-loss = true
@@ -31,7 +23,7 @@ fn scene(runs: &[&str]) -> Scene {
     scene
         .mae(&["shard", "photos", "data", "--max-count", "20"])
         .done();
-    scene.write("run.toml", SETTINGS.as_bytes());
+    scene.write("run.toml", [SMALL_MODEL, SETTINGS].concat().as_bytes());
     for (seed, run) in runs.iter().enumerate() {
         let seed = seed.to_string();
         let pretrain = ["pretrain", "--config", "run.toml", "--seed", &seed];
