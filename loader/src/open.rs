@@ -150,13 +150,7 @@ impl Opener {
                 Ok((Found::Here(file.into()), size, Encoding::Plain))
             }
             #[cfg(not(feature = "remote"))]
-            Place::Url(url) => self.access.net.open(url).map(|opened| {
-                (
-                    cached(Stored::Local(PathBuf::new()), opened.encoding),
-                    opened.size,
-                    opened.encoding,
-                )
-            }),
+            Place::Url(url) => match self.access.net.open(url)? {},
             #[cfg(feature = "remote")]
             Place::Url(url) => {
                 let opened = self.access.net.open(url)?;

@@ -272,10 +272,25 @@ impl Encoding {
     }
 }
 
-#[cfg(all(test, feature = "remote"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_zstd_frame_may_not_ask_for_more_memory_than_its_tool_allows() {
+        // Magic, no flags, the window's exponent (10 + the upper five bits), one empty block.
+        let frame = |window: u8| {
+            let head = [0x28, 0xb5, 0x2f, 0xfd, 0, (window - 10) << 3, 1, 0, 0];
+            let mut inflated = Vec::new();
+            let from = Encoding::sniff(&head).unwrap();
+            assert_eq!(from, Encoding::Zstd);
+            from.inflate(&head[..]).unwrap().read_to_end(&mut inflated)
+        };
+        assert_eq!(frame(27).unwrap(), 0);
+        assert!(frame(28).is_err());
+    }
+
+    #[cfg(feature = "remote")]
     #[test]
     fn near_ranges_are_fetched_as_one() {
         assert_eq!(merge(std::slice::from_ref(&(5..10))), (1, 5..10));

@@ -3,6 +3,7 @@
 #[cfg(feature = "remote")]
 use std::sync::Arc;
 
+#[cfg(feature = "remote")]
 use super::Encoding;
 #[cfg(feature = "remote")]
 use super::remote::{RETRIES, Remote, Retries};
@@ -16,10 +17,9 @@ pub(crate) struct Net {
 }
 
 /// A file on a server, opened.
+#[cfg(feature = "remote")]
 pub(crate) struct OpenedUrl {
-    #[cfg(feature = "remote")]
     pub(crate) file: super::RemoteFile,
-    #[cfg(feature = "remote")]
     pub(crate) ranges: bool,
     pub(crate) size: u64,
     pub(crate) encoding: Encoding,
@@ -70,7 +70,7 @@ impl Net {
 
 #[cfg(not(feature = "remote"))]
 impl Net {
-    pub(crate) fn open(&self, url: &str) -> Result<OpenedUrl> {
+    pub(crate) fn open(&self, url: &str) -> Result<std::convert::Infallible> {
         Err(not_built_in(url))
     }
 
@@ -86,7 +86,7 @@ impl Net {
 #[cfg(not(feature = "remote"))]
 fn not_built_in(url: &str) -> Error {
     Error::Spec {
-        spec: url.to_owned(),
+        spec: super::without_secrets(url),
         reason: "this program is built without the feature `remote`; build it with, or use `pipe:curl -sL URL`".into(),
     }
 }

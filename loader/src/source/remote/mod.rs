@@ -40,7 +40,7 @@ pub struct Retries {
     pub stall: Duration,
 }
 
-/// What shards are read with: 10 tries over some 45 seconds of pauses, each given up after 30 seconds without a byte.
+/// What shards are read with: 10 tries with pauses of 20 to 40 seconds between them in all, each given up after 30 seconds without a byte.
 pub const RETRIES: Retries = Retries {
     tries: 10,
     first_pause: Duration::from_millis(100),
@@ -131,100 +131,51 @@ impl Remote {
 
     /// Opens the file at `url`: its size, its first bytes, and whether parts of it can be had.
     pub(crate) fn open(self: &Arc<Self>, url: &str) -> Result<Opened> {
-        let location = self.location(url)?;
-        let remote = Arc::clone(self);
-        self.wait(
-            async move { file::open(remote, location).await },
-            &AtomicBool::new(false),
-        )
-        .and_then(|opened| opened.map_err(|failure| io::Error::other(failure.reason())))
-        .map_err(|e| remote_error(url, &e))
+        self.ask(url, |remote, location| async move {
+            file::open(remote, location).await
+        })
     }
 
     /// The whole of a small file; `None` where there is none, or where it may not be read.
     pub(crate) fn side_file(self: &Arc<Self>, url: &str) -> Result<Option<Vec<u8>>> {
-        let location = self.location(url)?;
-        let remote = Arc::clone(self);
-        let fetched = self.wait(
-            async move {
-                remote
-                    .retrying(|| {
-                        let location = &location;
-                        async move {
-                            let got = location
-                                .store
-                                .get_opts(&location.path, GetOptions::default())
-                                .await;
-                            let got = match got {
-                                Ok(got) => got,
-                                Err(
-                                    object_store::Error::NotFound { .. }
-                                    | object_store::Error::PermissionDenied { .. },
-                                ) => return Ok(None),
-                                Err(error) => return Err(error.into()),
-                            };
-                            if got.meta.size > MAX_SIDE_FILE {
-                                return Err(Failure::Final(format!(
-                                    "{} bytes, more than the {MAX_SIDE_FILE} that are read",
-                                    got.meta.size
-                                )));
-                            }
-                            let expected = got.meta.size;
-                            let bytes = got.bytes().await?;
-                            if bytes.len() as u64 != expected {
-                                return Err(cut_short(bytes.len() as u64, expected));
-                            }
-                            Ok(Some(bytes.to_vec()))
-                        }
-                    })
-                    .await
-            },
-            &AtomicBool::new(false),
-        );
-        fetched
-            .and_then(|fetched| fetched.map_err(|failure| io::Error::other(failure.reason())))
-            .map_err(|e| remote_error(url, &e))
+        self.ask(url, |remote, location| async move {
+            remote.retrying(|| side_file(&location)).await
+        })
     }
 
-    /// The names directly below a folder of an object store, with their URLs, in order.
+    /// The names directly below a folder of an object store, in order.
     pub(crate) fn list(self: &Arc<Self>, folder: &str) -> Result<Vec<String>> {
-        let location = self.location(folder)?;
-        if location.is_http {
+        if self.location(folder)?.is_http {
             return Err(Error::Spec {
-                spec: folder.to_owned(),
+                spec: without_secrets(folder),
                 reason: format!(
                     "a folder over HTTP is read by its {}, which it lacks; name the shards, for example with braces",
                     crate::shard::INDEX_FILE
                 ),
             });
         }
-        let remote = Arc::clone(self);
-        let listed = self.wait(
-            async move {
-                remote
-                    .retrying(|| {
-                        let location = &location;
-                        async move {
-                            let listed = location
-                                .store
-                                .list_with_delimiter(Some(&location.path))
-                                .await?;
-                            Ok(listed
-                                .objects
-                                .iter()
-                                .filter_map(|object| object.location.filename().map(str::to_owned))
-                                .collect::<Vec<_>>())
-                        }
-                    })
-                    .await
-            },
-            &AtomicBool::new(false),
-        );
-        let mut names = listed
-            .and_then(|listed| listed.map_err(|failure| io::Error::other(failure.reason())))
-            .map_err(|e| remote_error(folder, &e))?;
-        names.sort();
-        Ok(names)
+        self.ask(folder, |remote, location| async move {
+            remote.retrying(|| names(&location)).await
+        })
+    }
+
+    /// Does what `work` says with the file or folder at `url`, and waits for it.
+    fn ask<T: Send + 'static, F>(
+        self: &Arc<Self>,
+        url: &str,
+        work: impl FnOnce(Arc<Self>, Location) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, Failure>> + Send + 'static,
+    {
+        let work = work(Arc::clone(self), self.location(url)?);
+        let failed = |reason: String| Error::Remote {
+            url: without_secrets(url),
+            reason,
+        };
+        self.wait(work, &AtomicBool::new(false))
+            .map_err(|e| failed(e.to_string()))?
+            .map_err(|failure| failed(failure.reason()))
     }
 
     fn location(&self, url: &str) -> Result<Location> {
@@ -330,9 +281,38 @@ fn cut_short(got: u64, expected: u64) -> Failure {
     Failure::Passing(format!("the answer has {got} bytes of {expected}"))
 }
 
-fn remote_error(url: &str, reason: &io::Error) -> Error {
-    Error::Remote {
-        url: without_secrets(url),
-        reason: reason.to_string(),
+/// The whole of a small file; `None` where there is none, or where it may not be read.
+async fn side_file(location: &Location) -> std::result::Result<Option<Vec<u8>>, Failure> {
+    use object_store::Error as E;
+    let options = GetOptions::default();
+    let got = match location.store.get_opts(&location.path, options).await {
+        Ok(got) => got,
+        Err(E::NotFound { .. } | E::PermissionDenied { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let size = got.meta.size;
+    if size > MAX_SIDE_FILE {
+        return Err(Failure::Final(format!(
+            "{size} bytes, more than the {MAX_SIDE_FILE} that are read"
+        )));
     }
+    let bytes = got.bytes().await?;
+    if bytes.len() as u64 != size {
+        return Err(cut_short(bytes.len() as u64, size));
+    }
+    Ok(Some(bytes.to_vec()))
+}
+
+/// The names directly below a folder, in order.
+async fn names(location: &Location) -> std::result::Result<Vec<String>, Failure> {
+    let listed = location
+        .store
+        .list_with_delimiter(Some(&location.path))
+        .await?;
+    let objects = listed.objects.iter();
+    let mut names: Vec<String> = objects
+        .filter_map(|object| object.location.filename().map(str::to_owned))
+        .collect();
+    names.sort();
+    Ok(names)
 }
