@@ -9,6 +9,7 @@ use crate::augment::{TrainTransform, Transform};
 use crate::batch::{BatchShape, MemorySource};
 use crate::decode::{AnyDecoder, DecodeQuality, Decoder, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
+use crate::mask::MaskSampling;
 use crate::mix::Mixture;
 use crate::mix::order::MixedOrder;
 use crate::order::{Order, Slices, Window};
@@ -17,11 +18,19 @@ use crate::pipeline::{Loader, Samples};
 /// The most pixels that an image may have unless told otherwise: Pillow's own limit before it warns of a decompression bomb.
 const MAX_PIXELS: u64 = 89_478_485;
 
-/// Masks that keep `keep` of `patches` patches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Masks that keep `keep` of the patches of a grid.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct MaskShape {
-    pub(crate) patches: usize,
+    pub(crate) sampling: MaskSampling,
+    /// Rows and columns of patches.
+    pub(crate) grid: (usize, usize),
     pub(crate) keep: usize,
+}
+
+impl MaskShape {
+    pub(crate) fn patches(&self) -> usize {
+        self.grid.0 * self.grid.1
+    }
 }
 
 /// A loader's settings, checked and complete.
@@ -52,16 +61,15 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn batch_shape(&self) -> BatchShape {
-        let masks = self.masks.unwrap_or(MaskShape {
-            patches: 0,
-            keep: 0,
-        });
+        let (keep, patches) = self
+            .masks
+            .map_or((0, 0), |masks| (masks.keep, masks.patches()));
         BatchShape {
             slots: self.slices.batch as usize,
             repeats: self.repeats,
             image: self.size.width as usize * self.size.height as usize * self.channels,
-            keep: masks.keep,
-            patches: masks.patches,
+            keep,
+            patches,
             erase: if self.erasing.is_some() { 4 } else { 0 },
             labels: self.labels,
         }
@@ -167,11 +175,27 @@ impl LoaderBuilder {
         self
     }
 
-    /// Draw a mask for each sample that keeps `keep` of `patches` patches. Default: no masks.
+    /// Draw a mask for each sample that keeps `keep` of `patches` patches, any of them: [`MaskSampling::Random`], which does not ask
+    /// where they lie. Default: no masks.
     ///
     /// In evaluation the mask depends on seed and place alone, so that it is the same in every epoch.
-    pub fn masks(mut self, patches: usize, keep: usize) -> Self {
-        self.masks = Some(MaskShape { patches, keep });
+    pub fn masks(self, patches: usize, keep: usize) -> Self {
+        self.sampled_masks(MaskSampling::Random, (1, patches), keep)
+    }
+
+    /// Draw a mask for each sample that keeps `keep` of the patches of a grid of (rows, columns), numbered row by row, by `sampling`.
+    /// Otherwise as [`masks`](Self::masks).
+    pub fn sampled_masks(
+        mut self,
+        sampling: MaskSampling,
+        grid: (usize, usize),
+        keep: usize,
+    ) -> Self {
+        self.masks = Some(MaskShape {
+            sampling,
+            grid,
+            keep,
+        });
         self
     }
 
@@ -380,13 +404,15 @@ impl LoaderBuilder {
                 format!("{} is not within 0 to 1", self.max_bad_fraction),
             );
         }
-        match self.masks {
-            Some(MaskShape { patches, keep })
-                if keep == 0 || keep > patches || u32::try_from(patches).is_err() =>
-            {
-                return bad("masks", format!("cannot keep {keep} of {patches} patches"));
-            }
-            _ => {}
+        if let Some(MaskShape {
+            sampling,
+            grid,
+            keep,
+        }) = self.masks
+        {
+            sampling
+                .check(grid, keep)
+                .or_else(|reason| bad("masks", reason))?;
         }
         self.check_transform()?;
         self.check_erasing()?;

@@ -9,7 +9,7 @@ use crate::augment::{
     Augmenter, Mixing, RandAugment, TrainTransform, Transform, erase_box, mix_draw,
 };
 use crate::decode::{ImageSize, Region};
-use crate::mask::MaskSampler;
+use crate::mask::{MaskSampler, MaskSampling};
 use crate::mix::order::{MixedOrder, PartOrder};
 use crate::mix::quota::Quotas;
 use crate::order::{Cursor, Order, Window};
@@ -192,7 +192,9 @@ fn draw() -> Golden {
                     repeat: 0,
                 },
             );
-            MaskSampler::new(patches, keep).sample(&mut draws, &mut ids_keep, &mut ids_restore);
+            let sampler = MaskSampler::new(MaskSampling::Random, (1, patches), keep);
+            let mut sampler = sampler.expect("random masks have any shape");
+            sampler.sample(&mut draws, &mut ids_keep, &mut ids_restore);
             masks.push(MaskCase {
                 seed,
                 epoch,

@@ -3,13 +3,20 @@
 use super::{LoaderBuilder, Settings};
 use crate::augment::{CropRule, TrainTransform, Transform};
 use crate::decode::Decoder;
+use crate::mask::MaskSampling;
 use crate::order::Window;
 
 impl LoaderBuilder {
     /// All that decides about the bytes of the batches, and nothing else.
     pub(super) fn fingerprint(&self, settings: &Settings) -> String {
         let masks = settings.masks.map_or("none".to_owned(), |masks| {
-            format!("{}/{}", masks.keep, masks.patches)
+            let shape = format!("{}/{}", masks.keep, masks.patches());
+            let (rows, columns) = masks.grid;
+            // Of random ones it does not matter where patches lie, and saved runs do not say.
+            match masks.sampling {
+                MaskSampling::Random => shape,
+                other => format!("{shape} of {rows}x{columns} by {other}"),
+            }
         });
         let window = match (settings.transform, self.window) {
             (Transform::Eval { .. }, _) => "sequential".to_owned(),

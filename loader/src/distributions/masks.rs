@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{distance, golden, key, limit};
-use crate::mask::MaskSampler;
+use crate::mask::{MaskSampler, MaskSampling};
 use crate::rng::{Draws, Purpose};
 
 /// Counts by the number of patches, but for `kept`.
@@ -83,7 +83,8 @@ fn mask_distance(ours: &MaskCase, theirs: &MaskCase, draws: u64) -> (f64, &'stat
 fn masks_are_spread_as_the_reference_codes() {
     let golden = golden();
     for case in &golden.masks {
-        let mut sampler = MaskSampler::new(case.patches, case.keep);
+        let sampler = MaskSampler::new(MaskSampling::Random, (1, case.patches), case.keep);
+        let mut sampler = sampler.unwrap();
         let (mut ids_keep, mut ids_restore) = (vec![0; case.keep], vec![0; case.patches]);
         let ours = count_masks(case, golden.draws, |place, kept| {
             let mut draws = Draws::new(Purpose::Mask, key(place));

@@ -47,10 +47,8 @@ impl Worker {
         counters: Arc<Counters>,
         decoder: Box<dyn Decoder>,
         stop: Arc<AtomicBool>,
+        masks: Option<MaskSampler>,
     ) -> Self {
-        let masks = settings
-            .masks
-            .map(|masks| MaskSampler::new(masks.patches, masks.keep));
         let images = ImageMaker::new(
             Arc::clone(&samples),
             &settings,
