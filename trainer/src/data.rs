@@ -80,6 +80,7 @@ impl Data {
             .threads(config.thread_budget())
             .epochs(config.epochs)
             .window(match config.window {
+                WindowSize::Auto => Window::Auto,
                 WindowSize::All => Window::All,
                 WindowSize::Shards(n) => Window::Shards(n as u32),
             })

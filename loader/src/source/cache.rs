@@ -78,11 +78,6 @@ impl ShardCache {
         Ok(cache)
     }
 
-    /// Most bytes in the folder.
-    pub(crate) fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Where the shard lies when it is in the cache.
     pub(super) fn entry(&self, origin: &Origin) -> Result<PathBuf> {
         Ok(self.dir.join(origin.entry_name()?))

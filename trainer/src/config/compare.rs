@@ -49,6 +49,7 @@ pub(crate) const ALWAYS_FREE: &[&str] = &[
 const FREE: &[&str] = &[
     "cuda_graphs",
     "max_steps",
+    "window", // What it came to is in the loader's fingerprint.
     "checkpoint_every",
     "keep_every",
     "picture_every",

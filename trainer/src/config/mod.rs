@@ -179,7 +179,7 @@ impl PretrainConfig {
             cuda_graphs: raw.cuda_graphs.unwrap_or(false),
             crop_scale: common::crop_scale(raw.crop_scale, [0.2, 1.0])?,
             flip: raw.flip.unwrap_or(true),
-            window: raw.window.unwrap_or(WindowSize::All),
+            window: raw.window.unwrap_or(WindowSize::Auto),
             repeats: raw.repeats.unwrap_or(1),
             decoder,
             decode_quality,

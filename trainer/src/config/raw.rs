@@ -233,10 +233,11 @@ pub struct RawPretrain {
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = "Data"))]
     pub flip: Option<bool>,
-    /// Shuffle over all shards at once, or over windows of this many [default: all]
+    /// Shuffle over all shards at once, or over windows of this many; auto: all, but where shards are kept in a cache, no more at a time than
+    /// half of it holds [default: auto]
     #[cfg_attr(
         feature = "cli",
-        arg(long, value_name = "all|N", help_heading = "Data")
+        arg(long, value_name = "auto|all|N", help_heading = "Data")
     )]
     pub window: Option<WindowSize>,
     /// Crops, each with its mask, of one decoded image; --batch-size counts them, and must be a multiple [default: 1]

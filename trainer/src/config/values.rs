@@ -136,9 +136,11 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-/// Over how many shards at a time the samples are shuffled: `all` or a number.
+/// Over how many shards at a time the samples are shuffled: `auto`, `all` or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowSize {
+    /// As many as the cache holds, where shards are kept in one; else all.
+    Auto,
     /// One full shuffle of the epoch.
     All,
     /// Windows of this many shards, which bounds what must be at hand at one time.
@@ -150,10 +152,13 @@ impl FromStr for WindowSize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "auto" => Ok(WindowSize::Auto),
             "all" => Ok(WindowSize::All),
             _ => match text.parse() {
                 Ok(n) if n > 0 => Ok(WindowSize::Shards(n)),
-                _ => Err(format!("`{text}` is neither `all` nor a number of shards")),
+                _ => Err(format!(
+                    "`{text}` is neither `auto`, `all` nor a number of shards"
+                )),
             },
         }
     }
@@ -162,6 +167,7 @@ impl FromStr for WindowSize {
 impl fmt::Display for WindowSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            WindowSize::Auto => f.write_str("auto"),
             WindowSize::All => f.write_str("all"),
             WindowSize::Shards(n) => write!(f, "{n}"),
         }
@@ -171,8 +177,8 @@ impl fmt::Display for WindowSize {
 impl Serialize for WindowSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            WindowSize::All => serializer.serialize_str("all"),
             WindowSize::Shards(n) => serializer.serialize_u64(*n as u64),
+            word => serializer.collect_str(word),
         }
     }
 }
@@ -360,6 +366,7 @@ mod tests {
 
     #[test]
     fn windows_resumes_and_devices_read() {
+        assert_eq!("auto".parse(), Ok(WindowSize::Auto));
         assert_eq!("all".parse(), Ok(WindowSize::All));
         assert_eq!("8".parse(), Ok(WindowSize::Shards(8)));
         assert!("0".parse::<WindowSize>().is_err());
