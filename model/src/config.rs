@@ -50,6 +50,10 @@ pub struct MaeConfig {
     pub decoder_heads: usize,
     /// Whether each target patch is normalised by its own mean and variance (paper, section 4.1).
     pub norm_pix_loss: bool,
+    /// Whether the encoder runs over all patches, removed ones as a learnt token with their positions, and the decoder's input is
+    /// the encoder's output alone (paper, table 1c).
+    #[serde(default)]
+    pub encoder_mask_tokens: bool,
 }
 
 /// How a classifier reads one vector from the tokens.
@@ -148,6 +152,7 @@ impl MaeConfig {
             decoder_depth,
             decoder_heads,
             norm_pix_loss: false,
+            encoder_mask_tokens: false,
         };
         config.validate()?;
         Ok(config)
@@ -161,6 +166,14 @@ impl MaeConfig {
     /// Patches that stay visible at a mask ratio: `int(L * (1 - ratio))` as in the reference code.
     pub fn keep(&self, mask_ratio: f64) -> usize {
         (self.patches() as f64 * (1.0 - mask_ratio)) as usize
+    }
+
+    /// Patches that the encoder's blocks have tokens for where `keep` stay visible: those, or with mask tokens all.
+    pub fn encoder_patches(&self, keep: usize) -> usize {
+        match self.encoder_mask_tokens {
+            true => self.patches(),
+            false => keep,
+        }
     }
 
     /// Rows and columns of the grid of patches.

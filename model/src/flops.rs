@@ -28,16 +28,18 @@ fn stack(depth: usize, tokens: usize, dim: usize, hidden: usize) -> f64 {
 }
 
 impl MaeConfig {
-    /// Operations of a pre-training step for one image of which `keep` patches stay visible: the encoder sees those and the class
-    /// token, the decoder every patch and the class token, all behind its last attention the removed patches.
+    /// Operations of a pre-training step for one image of which `keep` patches stay visible: those are embedded; the encoder's blocks
+    /// see them (with mask tokens every patch) and the class token, the decoder every patch and the class token, all behind its
+    /// last attention the removed patches.
     pub fn flops(&self, keep: usize) -> Flops {
         let (vit, patches) = (&self.vit, self.patches());
         let linear = |rows: usize, from: usize, to: usize| 2.0 * (rows * from * to) as f64;
         let embed = linear(keep, vit.patch_len(), vit.dim);
+        let seen = 1 + self.encoder_patches(keep);
         let removed = patches.saturating_sub(keep);
         let (wide, decoder_hidden) = (self.decoder_dim, hidden(self.decoder_dim, vit.mlp_ratio));
-        let rest = stack(vit.depth, 1 + keep, vit.dim, vit.hidden())
-            + linear(1 + keep, vit.dim, self.decoder_dim)
+        let rest = stack(vit.depth, seen, vit.dim, vit.hidden())
+            + linear(seen, vit.dim, self.decoder_dim)
             + stack(self.decoder_depth, 1 + patches, wide, decoder_hidden)
             - linear(1 + keep, wide, wide + 2 * decoder_hidden)
             + linear(removed, wide, vit.patch_len());
@@ -78,5 +80,23 @@ mod tests {
         let flops = config.flops(1);
         assert_eq!(flops.forward, 2.0 * f64::from(embed + rest));
         assert_eq!(flops.backward, 2.0 * f64::from(embed + 2 * rest));
+
+        // With mask tokens in the encoder: still 1 patch embedded, but 5 tokens in its blocks and 5 projected.
+        config.encoder_mask_tokens = true;
+        let encoder = 5 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8) + 2 * (5 * 5 * 8);
+        let rest = encoder + 5 * 8 * 4 + decoder + 3 * 4 * 16;
+        let flops = config.flops(1);
+        assert_eq!(flops.forward, 2.0 * f64::from(embed + rest));
+        assert_eq!(flops.backward, 2.0 * f64::from(embed + 2 * rest));
+    }
+
+    #[test]
+    fn mask_tokens_in_the_encoder_cost_what_the_paper_says() {
+        // Table 1c: 3.3 times the operations for ViT-L/16 with a decoder of 8 blocks.
+        let mut large = MaeConfig::named("mae-large-patch16", (224, 224), 3).unwrap();
+        let without = large.flops(49).total();
+        large.encoder_mask_tokens = true;
+        let ratio = large.flops(49).total() / without;
+        assert!((ratio - 3.3).abs() < 0.1, "{ratio}");
     }
 }

@@ -12,11 +12,12 @@ use crate::pos_embed;
 use crate::precision::Precision;
 use crate::record::Record;
 use crate::stage::block::BlockDims;
+use crate::stage::decoder_input::{DecoderInput, DecoderInputWorkspace};
 use crate::stage::head::{PixelHead, PixelHeadWorkspace};
+use crate::stage::mask_tokens::ENCODER_MASK_TOKEN;
 use crate::stage::stack::{Activations, RemovedWorkspace, Stack, StackWorkspace};
 use crate::stage::trunk::Training;
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
-use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
 use crate::stage::{Below, Grads, Norm, Planner};
 use crate::{Error, Result, on_compute_thread};
 
@@ -32,7 +33,7 @@ pub struct Mae {
     decoder_pos_embed: Tensor,
     head: PixelHead,
     decoder: Stack,
-    unshuffle: Unshuffle,
+    decoder_input: DecoderInput,
     norm: Norm,
     trunk: Trunk,
 }
@@ -42,12 +43,12 @@ pub struct MaeWorkspace {
     batch: usize,
     keep: usize,
     trunk: TrunkWorkspace,
-    /// The encoder's output after its norm `[B, 1 + K, D]`, the class token first.
+    /// The encoder's output after its norm `[B, 1 + K, D]` (with mask tokens `[B, 1 + L, D]`), the class token first.
     latent: Tensor,
     stats: Tensor,
     /// The gradient of `latent`.
     dlatent: Tensor,
-    unshuffle: UnshuffleWorkspace,
+    decoder_input: DecoderInputWorkspace,
     decoder: StackWorkspace,
     removed: RemovedWorkspace,
     head: PixelHeadWorkspace,
@@ -101,7 +102,7 @@ impl Mae {
     pub fn new(config: MaeConfig, device: &Device, seed: u64) -> Result<Self> {
         config.validate()?;
         let mut b = ParamsBuilder::default();
-        let (head, decoder, unshuffle, norm, trunk) = Self::stages(&mut b, &config);
+        let (head, decoder, decoder_input, norm, trunk) = Self::stages(&mut b, &config);
         let vit = &config.vit;
         let params = b.build(device, seed)?;
         let positions = |dim: usize| {
@@ -119,7 +120,7 @@ impl Mae {
             decoder_pos_embed,
             head,
             decoder,
-            unshuffle,
+            decoder_input,
             norm,
             trunk,
         })
@@ -129,7 +130,7 @@ impl Mae {
     fn stages(
         b: &mut ParamsBuilder,
         config: &MaeConfig,
-    ) -> (PixelHead, Stack, Unshuffle, Norm, Trunk) {
+    ) -> (PixelHead, Stack, DecoderInput, Norm, Trunk) {
         let vit = &config.vit;
         let decoder_hidden = crate::config::hidden(config.decoder_dim, vit.mlp_ratio);
         let decoder_dims = (config.decoder_dim, config.decoder_heads, decoder_hidden);
@@ -142,9 +143,9 @@ impl Mae {
                 decoder_dims,
                 vit.norm_eps,
             ),
-            Unshuffle::new(b, vit.dim, config.decoder_dim),
+            DecoderInput::new(b, config),
             Norm::new(b, "norm", vit.dim, vit.norm_eps),
-            Trunk::new(b, vit),
+            Trunk::of_mae(b, config),
         )
     }
 
@@ -215,15 +216,16 @@ impl Mae {
             heads: config.decoder_heads,
             hidden: crate::config::hidden(config.decoder_dim, config.vit.mlp_ratio),
         };
+        let seen = (batch, 1 + config.encoder_patches(keep));
         let decoder = StackWorkspace::new(dims, config.decoder_depth, activations, planner)?;
         Ok(MaeWorkspace {
             batch,
             keep,
-            trunk: TrunkWorkspace::new(&config.vit, batch, keep, activations, planner)?,
-            latent: planner.activations((batch, 1 + keep, config.vit.dim))?,
-            stats: planner.f32((batch, 1 + keep, 2))?,
-            dlatent: planner.activations((batch, 1 + keep, config.vit.dim))?,
-            unshuffle: UnshuffleWorkspace::new(batch, 1 + keep, config.decoder_dim, planner)?,
+            trunk: TrunkWorkspace::of_mae(config, batch, keep, activations, planner)?,
+            latent: planner.activations((seen.0, seen.1, config.vit.dim))?,
+            stats: planner.f32((seen.0, seen.1, 2))?,
+            dlatent: planner.activations((seen.0, seen.1, config.vit.dim))?,
+            decoder_input: DecoderInputWorkspace::new(config, batch, keep, planner)?,
             removed: RemovedWorkspace::new(&decoder, patches - keep, planner)?,
             decoder,
             head: PixelHeadWorkspace::new(config, batch, patches - keep, planner)?,
@@ -237,7 +239,7 @@ impl Mae {
     /// If the input does not fit the workspace.
     pub fn forward(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
         on_compute_thread(self.device(), || {
-            self.unshuffle(input, w)?;
+            self.decoder_input(input, w)?;
             let (ids, x) = (input.ids_restore(), &w.removed.output);
             self.decoder
                 .forward_removed(&self.params, &w.decoder, ids, &w.removed)?;
@@ -270,19 +272,19 @@ impl Mae {
                 flat: grads,
                 mode,
             };
-            let (ids_restore, dx) = (input.ids_restore(), &w.decoder.gradient.full);
+            let (ids_restore, dx) = (input.ids_restore(), &w.decoder.gradient);
             let (removed, dremoved) = (&w.removed.output, &w.removed.gradient);
             self.head.backward(g, removed, &w.head, scale, dremoved)?;
             self.decoder
                 .backward_removed(g, &w.decoder, ids_restore, &w.removed)?;
             let saved = (&w.latent, ids_restore);
-            self.unshuffle
-                .backward(g, saved, &w.unshuffle, dx, &w.dlatent)?;
+            self.decoder_input
+                .backward(g, saved, &w.decoder_input, dx, &w.dlatent)?;
             let (stream, d) = (w.trunk.output(), w.trunk.gradient());
             reduce::fill(&d.full, 0.0)?;
             self.norm
                 .backward(g, (stream, &w.stats), &w.dlatent, d, Below::default())?;
-            self.trunk.backward(g, &w.trunk, &Training::default())
+            self.trunk.backward(g, &w.trunk, &of_encoder(input))
         })
     }
 
@@ -293,7 +295,7 @@ impl Mae {
     /// If the input does not fit the workspace.
     pub fn predict(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<Vec<f32>> {
         let all = on_compute_thread(self.device(), || {
-            self.unshuffle(input, w)?;
+            self.decoder_input(input, w)?;
             self.decoder.forward(&self.params, &w.decoder, None)?;
             self.head.predict_all(&self.params, w.decoder.output())
         })?;
@@ -301,7 +303,7 @@ impl Mae {
     }
 
     /// Encodes the visible patches, and makes the decoder's input.
-    fn unshuffle(&self, input: &MaeInput, w: &MaeWorkspace) -> Result<()> {
+    fn decoder_input(&self, input: &MaeInput, w: &MaeWorkspace) -> Result<()> {
         let (expected, actual) = (vec![w.batch, w.keep], vec![input.batch(), input.keep()]);
         if expected != actual {
             let what = "the batch (images, visible patches) against its workspace";
@@ -317,17 +319,17 @@ impl Mae {
             trunk_input,
             &self.pos_embed,
             &w.trunk,
-            &Training::default(),
+            &of_encoder(input),
         )?;
         self.norm
             .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)?;
         let positions = &self.decoder_pos_embed;
-        let (ids, x) = (input.ids_restore(), w.decoder.input());
-        self.unshuffle
-            .forward(&self.params, &w.latent, ids, positions, &w.unshuffle, x)
+        let (latent, x) = ((&w.latent, input.ids_restore()), w.decoder.input());
+        self.decoder_input
+            .forward(&self.params, latent, positions, &w.decoder_input, x)
     }
 
-    /// A copy of the encoder, for features.
+    /// A copy of the encoder, for features. It sees every patch, so it has no mask tokens.
     ///
     /// # Errors
     /// If the device has no room.
@@ -383,7 +385,16 @@ impl Mae {
     }
 }
 
-/// Whether a parameter of the reference code's name is the decoder's.
+/// What the encoder's pass is told beside the visible patches.
+fn of_encoder(input: &MaeInput) -> Training<'_> {
+    Training {
+        ids_restore: Some(input.ids_restore()),
+        ..Training::default()
+    }
+}
+
+/// Whether a parameter of the reference code's name is the decoder's, or a mask token, so that an encoder that sees every patch
+/// does without.
 pub fn is_decoder(name: &str) -> bool {
-    name == "mask_token" || name.starts_with("decoder_")
+    ["mask_token", ENCODER_MASK_TOKEN].contains(&name) || name.starts_with("decoder_")
 }

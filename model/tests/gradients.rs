@@ -119,16 +119,24 @@ fn leftovers(params: &Params) -> Tensor {
 }
 
 fn check_mae(image_size: (usize, usize), channels: usize, keep: usize, norm_pix_loss: bool) {
-    let config = MaeConfig {
-        vit: vit(image_size, channels),
-        decoder_dim: 16,
-        decoder_depth: 2,
-        decoder_heads: 2,
-        norm_pix_loss,
-    };
+    check_mae_of(
+        &MaeConfig {
+            vit: vit(image_size, channels),
+            decoder_dim: 16,
+            decoder_depth: 2,
+            decoder_heads: 2,
+            norm_pix_loss,
+            encoder_mask_tokens: false,
+        },
+        keep,
+    );
+}
+
+fn check_mae_of(config: &MaeConfig, keep: usize) {
+    let (image_size, channels) = (config.vit.image_size, config.vit.channels);
     let batch = 3;
     let device = Device::Cpu;
-    let mae = Mae::new(config, &device, 1).unwrap();
+    let mae = Mae::new(config.clone(), &device, 1).unwrap();
     let state = disturb(mae.state_dict().unwrap());
     mae.load_state_dict(&state).unwrap();
     assert_eq!(mae.state_dict().unwrap(), state);
@@ -197,6 +205,22 @@ fn mae_norm_pix_not_square_four_channels() {
 fn mae_one_visible_and_all_but_one() {
     check_mae((12, 12), 1, 1, false);
     check_mae((12, 12), 1, 8, true);
+}
+
+#[test]
+fn mae_with_mask_tokens_in_the_encoder() {
+    let config = |image_size, channels, norm_pix_loss| MaeConfig {
+        vit: vit(image_size, channels),
+        decoder_dim: 16,
+        decoder_depth: 1,
+        decoder_heads: 2,
+        norm_pix_loss,
+        encoder_mask_tokens: true,
+    };
+    check_mae_of(&config((16, 16), 3, false), 4);
+    check_mae_of(&config((8, 20), 4, true), 3);
+    check_mae_of(&config((12, 12), 1, false), 1);
+    check_mae_of(&config((12, 12), 1, true), 8);
 }
 
 fn check_vit(pooling: Pooling, drop_path: Option<f64>, activations: Activations) {

@@ -142,6 +142,7 @@ mod tests {
         let given = config(RawPretrain {
             seed: Some(5),
             clip_grad: Some(1.5),
+            encoder_mask_tokens: Some(true),
             depth: Some(3),
             ..Default::default()
         });
@@ -155,6 +156,7 @@ mod tests {
             [
                 "clip_grad: the checkpoint has none, this run 1.5",
                 "depth: the checkpoint has 6, this run 3",
+                "encoder_mask_tokens: the checkpoint has false, this run true",
                 "seed: the checkpoint has 0, this run 5",
             ]
         );

@@ -56,6 +56,8 @@ pub struct PretrainConfig {
     pub decoder_heads: usize,
     pub mask_ratio: f64,
     pub norm_pix_loss: bool,
+    #[serde(default)]
+    pub encoder_mask_tokens: bool,
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
 
@@ -113,6 +115,42 @@ fn zune() -> DecoderKind {
     DecoderKind::Zune
 }
 
+/// Attention heads where none are given: the named model's, if they divide the width; else the most heads that do, each at least as
+/// wide as the named model's.
+fn heads(dim: usize, (named_dim, named): (usize, usize)) -> usize {
+    if dim.is_multiple_of(named) {
+        return named;
+    }
+    let most = dim * named / named_dim;
+    (1..=most)
+        .rev()
+        .find(|heads| dim.is_multiple_of(*heads))
+        .unwrap_or(1)
+}
+
+/// That each stack of blocks has some, and that its heads divide its width, a multiple of 4.
+fn check_widths(stacks: &[([&str; 3], [usize; 3])]) -> Result<()> {
+    for &([dim_flag, depth_flag, heads_flag], [dim, depth, heads]) in stacks {
+        common::positive(&[
+            (dim_flag, dim as u64),
+            (depth_flag, depth as u64),
+            (heads_flag, heads as u64),
+        ])?;
+        if !dim.is_multiple_of(4) {
+            return invalid(format!(
+                "{dim_flag} {dim} is no multiple of 4, which the sine-cosine embedding needs; the next is {}",
+                dim.next_multiple_of(4)
+            ));
+        }
+        if !dim.is_multiple_of(heads) {
+            return invalid(format!(
+                "{heads_flag} {heads} do not divide {dim_flag} {dim}; give a number of heads that does, or leave {heads_flag} out"
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl PretrainConfig {
     /// Fills in what `raw` leaves open and checks the whole.
     ///
@@ -131,6 +169,9 @@ impl PretrainConfig {
         let channels = raw.channels.unwrap_or(3);
         // The named size at its native input: free dimensions may be what makes the asked input fit.
         let named = MaeConfig::named(&name, (native, native), channels)?;
+        let dim = raw.dim.unwrap_or(named.vit.dim);
+        let decoder_dim = raw.decoder_dim.unwrap_or(named.decoder_dim);
+        let heads = |given: Option<usize>, dim, named| given.unwrap_or_else(|| heads(dim, named));
         let batch_size = raw.batch_size.unwrap_or(64);
         let accum_iter = raw.accum_iter.unwrap_or(1);
         let epochs = raw.epochs.unwrap_or(400);
@@ -151,14 +192,19 @@ impl PretrainConfig {
             input_size,
             channels,
             patch_size: raw.patch_size.unwrap_or(named.vit.patch_size),
-            dim: raw.dim.unwrap_or(named.vit.dim),
+            dim,
             depth: raw.depth.unwrap_or(named.vit.depth),
-            heads: raw.heads.unwrap_or(named.vit.heads),
-            decoder_dim: raw.decoder_dim.unwrap_or(named.decoder_dim),
+            heads: heads(raw.heads, dim, (named.vit.dim, named.vit.heads)),
+            decoder_dim,
             decoder_depth: raw.decoder_depth.unwrap_or(named.decoder_depth),
-            decoder_heads: raw.decoder_heads.unwrap_or(named.decoder_heads),
+            decoder_heads: heads(
+                raw.decoder_heads,
+                decoder_dim,
+                (named.decoder_dim, named.decoder_heads),
+            ),
             mask_ratio: raw.mask_ratio.unwrap_or(0.75),
             norm_pix_loss: raw.norm_pix_loss.unwrap_or(false),
+            encoder_mask_tokens: raw.encoder_mask_tokens.unwrap_or(false),
             mean: raw.mean.unwrap_or(named.vit.mean),
             std: raw.std.unwrap_or(named.vit.std),
             model: name,
@@ -250,6 +296,16 @@ impl PretrainConfig {
             return invalid("no data: give --data with tar shards, a folder of them, or a pattern");
         }
         self.sources()?;
+        check_widths(&[
+            (
+                ["--dim", "--depth", "--heads"],
+                [self.dim, self.depth, self.heads],
+            ),
+            (
+                ["--decoder-dim", "--decoder-depth", "--decoder-heads"],
+                [self.decoder_dim, self.decoder_depth, self.decoder_heads],
+            ),
+        ])?;
         let model = self.mae();
         model.validate()?;
         let (patches, keep) = (model.patches(), self.keep());
@@ -282,6 +338,7 @@ impl PretrainConfig {
             decoder_depth: self.decoder_depth,
             decoder_heads: self.decoder_heads,
             norm_pix_loss: self.norm_pix_loss,
+            encoder_mask_tokens: self.encoder_mask_tokens,
         }
     }
 

@@ -85,7 +85,7 @@ pub struct RawPretrain {
     /// Blocks of the encoder [default: the model's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub depth: Option<usize>,
-    /// Attention heads of the encoder [default: the model's]
+    /// Attention heads of the encoder [default: the model's, or where they do not divide --dim, heads at least as wide as the model's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub heads: Option<usize>,
     /// Width of the decoder [default: the model's]
@@ -94,7 +94,8 @@ pub struct RawPretrain {
     /// Blocks of the decoder [default: the model's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub decoder_depth: Option<usize>,
-    /// Attention heads of the decoder [default: the model's]
+    /// Attention heads of the decoder [default: the model's, or where they do not divide --decoder-dim, heads at least as wide as the
+    /// model's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub decoder_heads: Option<usize>,
     /// Share of the patches removed [default: 0.75]
@@ -107,6 +108,11 @@ pub struct RawPretrain {
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = "Model"))]
     pub norm_pix_loss: Option<bool>,
+    /// Show the encoder every patch, removed ones as a learnt mask token, instead of the visible ones alone: the paper's ablation, at
+    /// about three times the arithmetic [default: false]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", help_heading = "Model"))]
+    pub encoder_mask_tokens: Option<bool>,
     /// Mean of each channel on the scale 0..1 [default: ImageNet's; 0.5 for one channel]
     #[cfg_attr(
         feature = "cli",

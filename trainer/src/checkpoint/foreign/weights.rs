@@ -82,6 +82,7 @@ impl Weights {
                 depth: config.decoder_depth,
                 heads: Some(config.decoder_heads),
                 norm_pix_loss: Some(config.norm_pix_loss),
+                encoder_mask_tokens: config.encoder_mask_tokens,
             }),
             classes: None,
             state,
@@ -144,6 +145,7 @@ impl Weights {
             decoder_depth: decoder.depth,
             decoder_heads: heads,
             norm_pix_loss,
+            encoder_mask_tokens: decoder.encoder_mask_tokens,
         };
         config.validate().map_err(ForeignError::Fit)?;
         Ok(config)
@@ -240,6 +242,17 @@ impl Weights {
         Ok(())
     }
 
+    /// That the decoder, if there is one, brings the mask tokens, as everywhere else.
+    pub(super) fn with_plain_encoder(&self, client: &str) -> Result<()> {
+        match &self.decoder {
+            Some(decoder) if decoder.encoder_mask_tokens => Err(unsupported(format!(
+                "it was trained with mask tokens in the encoder (--encoder-mask-tokens), which {client} does not have; export the \
+                 encoder alone --to timm, and from there to others"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Leaves the decoder out.
     pub(super) fn leave_decoder(&mut self) {
         self.decoder = None;
@@ -257,6 +270,7 @@ impl Weights {
                 decoder_depth: decoder.depth,
                 decoder_heads: 1,
                 norm_pix_loss: false,
+                encoder_mask_tokens: decoder.encoder_mask_tokens,
             }),
             None => Encoder::shapes(&vit, self.final_norm),
         };
