@@ -22,7 +22,9 @@ use candle_core::{D, DType, Device, Tensor, Var};
 pub use self::config::TokenizerConfig;
 use crate::init::Init;
 use crate::names::{self, StateDict};
+use crate::ops::Accumulate;
 use crate::params::{Params, ParamsBuilder};
+use crate::record::Record;
 use crate::{Error, Result};
 
 /// A trained or untrained tokenizer.
@@ -56,6 +58,16 @@ pub struct TokenizerLoss {
     pub kl: f32,
     /// The likeliest code of each patch, `[B · L]`.
     pub tokens: Vec<u32>,
+}
+
+impl TokenizerLoss {
+    /// Takes the loss into that of an update, of which it is the only batch.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn record(&self, record: &Record) -> Result<()> {
+        record.loss(&self.loss.reshape(1)?, 1.0, Accumulate::Replace)
+    }
 }
 
 /// Weights by their names without the prefix.
