@@ -186,15 +186,11 @@ pub fn pairs(images: &[[Picture; 2]]) -> Picture {
 
 /// Lays reconstructions out two in a row, each as masked | reconstruction | original; small images are enlarged.
 pub fn grid(reconstructions: &[Reconstruction]) -> Picture {
-    let three = |of| {
-        let Reconstruction {
-            masked,
-            reconstructed,
-            original,
-        } = of;
-        [masked, reconstructed, original]
-    };
-    rows(&reconstructions.iter().map(three).collect::<Vec<_>>())
+    let groups: Vec<_> = reconstructions
+        .iter()
+        .map(|three| [&three.masked, &three.reconstructed, &three.original])
+        .collect();
+    rows(&groups)
 }
 
 /// Two groups of pictures in a row.
