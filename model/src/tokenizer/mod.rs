@@ -161,8 +161,7 @@ impl Tokenizer {
     /// # Errors
     /// If the pixels do not fit.
     pub fn tokens(&self, pixels: &Tensor) -> Result<Tensor> {
-        let (_, x) = self.squares(pixels)?;
-        let logits = self.encode(&self.weights()?, &x)?;
+        let logits = self.encode(&self.weights()?, &self.squares(pixels)?)?;
         let shape = (pixels.dims()[0], self.config.patches());
         Ok(logits.argmax(D::Minus1)?.reshape(shape)?)
     }
@@ -201,6 +200,20 @@ impl Tokenizer {
         relaxation: &Relaxation,
         grads: &Tensor,
     ) -> Result<TokenizerLoss> {
+        let batch = pixels.dims().first().copied().unwrap_or(0);
+        let (rows, codes) = (batch * self.config.patches(), self.config.vocabulary);
+        let noise = noise::gumbel(relaxation.seed, relaxation.step, rows, codes);
+        self.step_with(pixels, noise, relaxation, grads)
+    }
+
+    /// As [`Tokenizer::step`], with the noise `[B · L, V]` that is added to the logits.
+    fn step_with(
+        &self,
+        pixels: &Tensor,
+        noise: Vec<f32>,
+        relaxation: &Relaxation,
+        grads: &Tensor,
+    ) -> Result<TokenizerLoss> {
         let mut variables = vec![];
         let mut weights = BTreeMap::new();
         for (name, view) in self.weights()?.0 {
@@ -208,7 +221,7 @@ impl Tokenizer {
             weights.insert(name.clone(), variable.as_tensor().clone());
             variables.push((name, variable));
         }
-        let loss = self.loss(&Weights(weights), pixels, relaxation)?;
+        let loss = self.loss(&Weights(weights), pixels, noise, relaxation)?;
         let mut found = loss.loss.backward()?;
         for (name, variable) in variables {
             let name = format!("{PREFIX}{name}");
@@ -231,13 +244,12 @@ impl Tokenizer {
         &self,
         weights: &Weights,
         pixels: &Tensor,
+        noise: Vec<f32>,
         relaxation: &Relaxation,
     ) -> Result<TokenizerLoss> {
-        let (target, x) = self.squares(pixels)?;
-        let logits = self.encode(weights, &x)?;
-        let (rows, codes) = logits.dims2()?;
-        let noise = noise::gumbel(relaxation.seed, relaxation.step, rows, codes);
-        let noise = Tensor::from_vec(noise, (rows, codes), logits.device())?;
+        let target = self.squares(pixels)?;
+        let logits = self.encode(weights, &target)?;
+        let noise = Tensor::from_vec(noise, logits.dims2()?, logits.device())?;
         let relaxed = ops::relaxed(&logits, &noise, relaxation.temperature)?;
         let embedded = relaxed.matmul(weights.get("decoder.codes.weight")?)?;
         let predicted = self.decode_embedded(weights, &embedded)?;
@@ -263,7 +275,7 @@ impl Tokenizer {
     }
 
     /// Bytes `[B, H, W, C]` on a scale of -1 to 1, as the rows that the decoder predicts `[B · h · w, S · S · C]` and the encoder reads.
-    fn squares(&self, pixels: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn squares(&self, pixels: &Tensor) -> Result<Tensor> {
         let config = &self.config;
         let (height, width) = config.image_size;
         let batch = pixels.dims().first().copied().unwrap_or(0);
@@ -276,8 +288,7 @@ impl Tokenizer {
             });
         }
         let scaled = ((pixels.to_dtype(DType::F32)? / 127.5)? - 1.0)?;
-        let rows = ops::squares(&scaled, config.strides().0)?;
-        Ok((rows.clone(), rows))
+        Ok(ops::squares(&scaled, config.strides().0)?)
     }
 
     /// Rows of pixels to logits `[B · L, V]`.

@@ -135,3 +135,75 @@ fn what_describes_no_tokenizer_is_refused() {
     let error = tokenizer.tokens(&pixels(&config(8), 1)).unwrap_err();
     assert!(error.to_string().contains("pixels for the tokenizer"));
 }
+
+/// Loss, codes and gradients are PyTorch's (`tests/reference/tokenizer_torch.py`).
+#[test]
+fn agrees_with_pytorch() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/reference/golden/tokenizer.safetensors"
+    );
+    let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let numbers =
+        |name: &str| -> Vec<f32> { golden[name].flatten_all().unwrap().to_vec1().unwrap() };
+    let config = TokenizerConfig {
+        image_size: (16, 24),
+        channels: 3,
+        patch_size: 8,
+        vocabulary: 9,
+        hidden: 5,
+        blocks: 1,
+    };
+    let state: StateDict = golden
+        .iter()
+        .filter_map(|(name, tensor)| {
+            let name = name.strip_prefix("weight.")?;
+            let tensor = crate::StateTensor {
+                shape: tensor.dims().to_vec(),
+                data: numbers(&format!("weight.{name}")),
+            };
+            Some((format!("{PREFIX}{name}"), tensor))
+        })
+        .collect();
+    let tokenizer = Tokenizer::from_state_dict(config, &state, &Device::Cpu).unwrap();
+    let relaxation = Relaxation {
+        temperature: 0.5,
+        kl_weight: 0.3,
+        ..RELAXATION
+    };
+    let grads = tokenizer.params.zeros_like_flat().unwrap();
+    let loss = tokenizer
+        .step_with(&golden["pixels"], numbers("noise"), &relaxation, &grads)
+        .unwrap();
+    let whole = loss.loss.to_scalar::<f32>().unwrap();
+    for (mine, theirs) in [whole, loss.reconstruction, loss.kl]
+        .into_iter()
+        .zip(numbers("loss"))
+    {
+        assert!(
+            (mine - theirs).abs() <= 2e-5 * theirs.abs(),
+            "{mine} {theirs}"
+        );
+    }
+    let tokens = tokenizer.tokens(&golden["pixels"]).unwrap();
+    assert_eq!(
+        tokens.to_vec2::<u32>().unwrap(),
+        golden["tokens"].to_vec2::<u32>().unwrap()
+    );
+    assert_eq!(
+        loss.tokens,
+        tokens.flatten_all().unwrap().to_vec1::<u32>().unwrap()
+    );
+    let grads: Vec<f32> = grads.to_vec1().unwrap();
+    for spec in tokenizer.params.specs() {
+        let theirs = numbers(&spec.name.replace(PREFIX, "grad."));
+        let largest = theirs.iter().fold(0f32, |a, x| a.max(x.abs()));
+        for (mine, theirs) in grads[spec.range()].iter().zip(&theirs) {
+            assert!(
+                (mine - theirs).abs() <= 1e-4 * largest,
+                "{}: {mine} {theirs}",
+                spec.name
+            );
+        }
+    }
+}
