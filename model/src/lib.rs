@@ -60,6 +60,7 @@ pub mod replay;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
 pub mod selftest;
 pub mod stage;
+pub mod tokenizer;
 pub mod vit;
 
 pub use config::{MaeConfig, Pooling, VitConfig};
@@ -79,6 +80,7 @@ pub use precision::Precision;
 pub use record::{Outcome, Record};
 pub use replay::Replay;
 pub use stage::stack::Activations;
+pub use tokenizer::{Tokenizer, TokenizerConfig};
 pub use vit::{VitClassifier, VitInput, VitTraining, VitWorkspace};
 
 /// Sets how many threads the CPU operations share. Call once, before the first operation; `0`

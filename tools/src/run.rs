@@ -13,6 +13,7 @@ use mae_trainer::checkpoint::RunConfig;
 use mae_trainer::finetune::FinetuneStart;
 use mae_trainer::metrics::log::{DataCount, EpochLine, StepLine};
 use mae_trainer::observer::{Start, StepReport, Summary};
+use mae_trainer::tokenizer::TokenizerStart;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -199,6 +200,24 @@ impl Observer for Progress {
         self.begin((start.total_steps, start.step), start.config.epochs);
     }
 
+    fn tokenizing(&mut self, start: &TokenizerStart<'_>) {
+        match start.config.to_toml() {
+            Ok(settings) => tracing::info!("settings:\n{}", settings.trim_end()),
+            Err(error) => tracing::warn!("{error}"),
+        }
+        if let Some(path) = start.resumed {
+            tracing::info!("going on from {} (step {})", path.display(), start.step);
+        }
+        tracing::info!(
+            "{} parameters; {} samples, {} steps an epoch, {} steps in all",
+            start.parameters,
+            start.samples,
+            start.steps_per_epoch,
+            start.total_steps
+        );
+        self.begin((start.total_steps, start.step), start.config.epochs);
+    }
+
     fn step(&mut self, report: &StepReport) {
         self.pace.add(report);
         let left = self.left(report.step);
@@ -248,8 +267,11 @@ impl Observer for Progress {
             }
             _ => String::new(),
         };
+        let codes = line.val_codes.map_or(String::new(), |codes| {
+            format!(", {} codes in use", codes.used)
+        });
         tracing::info!(
-            "epoch {}/{} done: loss {:.4}{val}{accuracy}{}",
+            "epoch {}/{} done: loss {:.4}{val}{accuracy}{codes}{}",
             line.epoch,
             self.epochs,
             line.loss,

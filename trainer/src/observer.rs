@@ -10,7 +10,8 @@ use mae_model::StepMemory;
 use crate::checkpoint::Best;
 use crate::config::PretrainConfig;
 use crate::finetune::FinetuneStart;
-use crate::metrics::log::{EpochLine, StepLine};
+use crate::metrics::log::{CodeUsage, EpochLine, StepLine};
+use crate::tokenizer::TokenizerStart;
 
 /// The run before its first step.
 #[derive(Debug)]
@@ -96,6 +97,8 @@ pub struct Summary {
     pub val_loss: Option<f64>,
     /// Held-out top-1 accuracy after that epoch, where it is measured.
     pub val_top1: Option<f64>,
+    /// How a tokenizer uses its codes on held-out data.
+    pub val_codes: Option<CodeUsage>,
     /// The best epoch, where accuracy is measured.
     pub best: Option<Best>,
     /// Seconds of training, over all the run's parts.
@@ -110,6 +113,8 @@ pub trait Observer {
     fn started(&mut self, _start: &Start<'_>) {}
     /// Before the first step of fine-tuning.
     fn finetuning(&mut self, _start: &FinetuneStart<'_>) {}
+    /// Before the first step of training a tokenizer.
+    fn tokenizing(&mut self, _start: &TokenizerStart<'_>) {}
     /// After every update.
     fn step(&mut self, _report: &StepReport) {}
     /// After an update that is logged.
@@ -160,6 +165,10 @@ impl Observer for StopAfter<'_> {
     }
 
     fn finetuning(&mut self, start: &FinetuneStart<'_>) {
+        self.began_at = Some(start.step);
+    }
+
+    fn tokenizing(&mut self, start: &TokenizerStart<'_>) {
         self.began_at = Some(start.step);
     }
 

@@ -20,7 +20,7 @@ use crate::observer::{Observer, Outcome, Start};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
-use crate::run::{Journal, Plan, Saving, Standing, Underway, next_batch};
+use crate::run::{HeldOutFigures, Journal, Plan, Saving, Standing, Underway, next_batch};
 use crate::step::{Stepper, host_input};
 use crate::validate;
 
@@ -215,6 +215,7 @@ impl<'a> Run<'a> {
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
+            tokenizer: None,
         });
         self.standing.queued();
         self.conclude(UNDERWAY, journal)
@@ -266,7 +267,11 @@ impl<'a> Run<'a> {
             self.draw(&format!("epoch-{number:04}"), journal)?;
         }
         let counts = self.data_counts();
-        self.standing.end_epoch((val_loss, None), counts, journal)?;
+        let held_out = HeldOutFigures {
+            loss: val_loss,
+            ..Default::default()
+        };
+        self.standing.end_epoch(held_out, counts, journal)?;
         self.data_samples.fill(0);
         Ok(true)
     }

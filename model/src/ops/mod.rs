@@ -15,7 +15,7 @@ mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod masked_loss;
-mod math;
+pub(crate) mod math;
 pub mod patchify;
 pub mod pool;
 pub mod reduce;

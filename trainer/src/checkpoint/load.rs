@@ -119,6 +119,10 @@ pub fn weights(path: &Path, options: &ImportOptions) -> Result<(Weights, Source)
             let weights = Weights::of_tuned(&config.vit(), config.pooling, state);
             Ok((weights, Source::Tuned(Box::new(info))))
         }
+        kind @ RunKind::Tokenizer => Err(super::broken(
+            path,
+            format!("it is one of {kind}, which has no encoder to take"),
+        )),
     })?;
     if let Some(size) = options.image_size {
         weights.resize(size).map_err(|error| about(path, error))?;

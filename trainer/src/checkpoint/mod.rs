@@ -8,7 +8,7 @@ pub mod foreign;
 mod load;
 pub mod retention;
 mod state;
-mod tensors;
+pub(crate) mod tensors;
 
 use std::collections::BTreeMap;
 use std::fmt;
