@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use clap::builder::TypedValueParser as _;
 use clap::{Args, Subcommand};
 use mae_loader::{Dataset, DatasetOptions, LabelSource};
 use mae_trainer::config::DeviceKind;
