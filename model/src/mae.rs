@@ -399,3 +399,8 @@ impl Mae {
 pub fn is_decoder(name: &str) -> bool {
     name == "mask_token" || name.starts_with("decoder_") || target::is_fixed(name)
 }
+
+/// Whether a weight of this name is trained in pre-training, rather than a fixed position embedding or part of the target.
+pub fn is_trained(name: &str) -> bool {
+    !name.ends_with("pos_embed") && !target::is_fixed(name)
+}

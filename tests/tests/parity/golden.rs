@@ -148,5 +148,6 @@ pub(crate) fn mae_config(model: &Value) -> mae_model::MaeConfig {
         decoder_depth: number(&model["decoder_depth"]),
         decoder_heads: number(&model["decoder_heads"]),
         norm_pix_loss: model["norm_pix_loss"].as_bool().unwrap(),
+        target: mae_model::Target::Pixels,
     }
 }

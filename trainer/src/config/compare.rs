@@ -52,6 +52,7 @@ const FREE: &[&str] = &[
     "checkpoint_every",
     "keep_every",
     "picture_every",
+    "tokenizer", // Its weights are compared, where it is there.
 ];
 
 /// The settings in which `given` and `saved` differ, but for those in `free` and [`ALWAYS_FREE`].
@@ -108,8 +109,10 @@ impl PretrainConfig {
 
 #[cfg(test)]
 mod tests {
+    use mae_model::TokenizerConfig;
+
     use super::*;
-    use crate::config::RawPretrain;
+    use crate::config::{RawPretrain, TargetKind};
 
     fn config(change: RawPretrain) -> PretrainConfig {
         let base = RawPretrain {
@@ -160,6 +163,21 @@ mod tests {
     }
 
     #[test]
+    fn targets_are_compared() {
+        let saved = config(RawPretrain::default());
+        let given = config(RawPretrain {
+            target: Some(TargetKind::Pca),
+            ..Default::default()
+        });
+        let fields: Vec<String> = given
+            .differences(&saved)
+            .into_iter()
+            .map(|difference| difference.field)
+            .collect();
+        assert_eq!(fields, ["pca_components", "pca_images", "target"]);
+    }
+
+    #[test]
     fn weights_are_compared_as_shares() {
         let with = |data: &[&str]| {
             config(RawPretrain {
@@ -186,6 +204,14 @@ mod tests {
             cache: Some("c".into()),
             checkpoint_every: Some(1),
             keep_every: Some(1),
+            target: Some(TargetKind::Tokens),
+            tokenizer: Some("t".into()),
+            tokenizer_config: Some(TokenizerConfig {
+                image_size: (32, 32),
+                channels: 3,
+                patch_size: 4,
+                vocabulary: 8,
+            }),
             ..Default::default()
         });
         let fields = serde_json::to_value(&all).unwrap();

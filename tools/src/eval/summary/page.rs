@@ -158,14 +158,19 @@ fn explanation(measure: &Measure<'_>, judged: &[Judged]) -> String {
             " Masked loss: over removed patches, {:.0}% of them, on masks that stay the same.",
             100.0 * measure.mask_ratio
         );
-        let mut kinds = judged.iter().filter_map(|judged| judged.norm_pix_loss);
-        let first = kinds.next();
-        text += match first {
-            Some(first) if kinds.any(|other| other != first) => {
-                " Careful: some models predict patches normalised one by one and some do not; their losses cannot be compared."
-            }
-            Some(true) => " Patches are normalised one by one before the comparison.",
-            _ => "",
+        let mut targets: Vec<&str> = judged
+            .iter()
+            .filter_map(|judged| judged.target.as_deref())
+            .collect();
+        targets.sort_unstable();
+        targets.dedup();
+        text += &match targets.as_slice() {
+            [] | ["pixels"] => String::new(),
+            [one] => format!(" What is predicted: {one}."),
+            several => format!(
+                " Careful: the models predict different things ({}); their losses cannot be compared.",
+                several.join("; ")
+            ),
         };
     }
     let test = match args.labels.val_data.as_slice() {

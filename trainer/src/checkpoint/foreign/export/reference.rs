@@ -22,6 +22,7 @@ const ALIGNMENT: u16 = 64;
 
 pub(super) fn prepare(weights: Weights, mask_ratio: f64) -> Result<Prepared> {
     weights.without_tables("the reference code's encoder")?;
+    weights.of_pixels("the reference code")?;
     let decoder = match &weights.decoder {
         Some(_) => {
             let config = weights.mae_config()?;
