@@ -193,6 +193,8 @@ mod tests {
     use rand_core::{RngCore, SeedableRng};
 
     use super::*;
+    use crate::golden::Golden;
+    use mae_model::MaeConfig;
 
     fn uniform(rng: &mut ChaCha8Rng) -> f32 {
         rng.next_u32() as f32 / u32::MAX as f32 - 0.5
@@ -261,6 +263,61 @@ mod tests {
                 .install(|| moments(2500, 130).fit(20).unwrap())
         };
         assert!(with(1) == with(3));
+    }
+
+    /// scikit-learn's numbers; `tests/reference/pca_sklearn.py` says what the file holds. Its signs are those of our rule.
+    #[test]
+    fn scikit_learn_agrees() {
+        let golden = Golden::open("pca");
+        let mut vit = MaeConfig::named("mae-micro-patch4", (12, 12), 3)
+            .unwrap()
+            .vit;
+        (vit.mean, vit.std) = (golden.f32s("channel.mean"), golden.f32s("channel.std"));
+        let pixels = golden.u32s("pixels");
+        let pixels: Vec<u8> = pixels.into_iter().map(|x| x as u8).collect();
+        let (target, len, kept) = (Target::of_pixels(&vit), 48, 8);
+        let mut patches: Vec<Vec<f32>> = vec![];
+        for image in pixels.chunks_exact(12 * 12 * 3) {
+            for id in 0..vit.patches() {
+                let mut patch = vec![0.0; len];
+                target.patch(image, id, &mut patch);
+                patches.push(patch);
+            }
+        }
+        let mut moments = Moments::new(len);
+        patches.iter().for_each(|patch| moments.add(patch));
+        let (basis, variances) = moments.fit(kept).unwrap();
+
+        let (components, whole) = (golden.f32s("components"), variances.iter().sum::<f64>());
+        let close = |what: &str, got: f64, wanted: f32, scale: f64| {
+            let off = (got - f64::from(wanted)).abs() / scale;
+            assert!(off < 1e-5, "{what}: {got} {wanted}");
+        };
+        for (got, wanted) in basis.mean.iter().zip(golden.f32s("mean")) {
+            close("mean", f64::from(*got), wanted, 1.0);
+        }
+        let shares = golden
+            .f32s("variance")
+            .into_iter()
+            .zip(golden.f32s("ratio"));
+        for (got, (variance, ratio)) in variances.iter().zip(shares) {
+            close("variance", *got, variance, variances[0]);
+            close("ratio", got / whole, ratio, 1.0);
+        }
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+            products.sum()
+        };
+        for (got, wanted) in basis.basis.iter().zip(&components) {
+            close("component", f64::from(*got), *wanted, 0.1);
+        }
+        let coefficients = golden.f32s("coefficients");
+        for (patch, wanted) in patches.iter().zip(coefficients.chunks_exact(kept)) {
+            let centred: Vec<f32> = patch.iter().zip(&basis.mean).map(|(x, m)| x - m).collect();
+            for (row, &wanted) in basis.basis.chunks_exact(len).zip(wanted) {
+                close("coefficient", dot(row, &centred), wanted, 10.0);
+            }
+        }
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
         page.paragraph(&failure);
     }
     for (protocol, key) in first_of_each(judged) {
+        // Bars side by side would say that they can be compared.
+        if protocol == Protocol::Loss && targets(judged).len() > 1 {
+            continue;
+        }
         let figures: Vec<(&Judged, &Figure)> = judged
             .iter()
             .filter_map(|judged| Some((judged, judged.figure(protocol, key)?)))
@@ -91,6 +95,15 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
     page.heading("How to make this page");
     page.preformatted(&command(std::env::args()));
     Ok(page.finish())
+}
+
+/// What the models' losses are of, each once.
+fn targets(judged: &[Judged]) -> Vec<&str> {
+    let targets = judged.iter().filter_map(|judged| judged.target.as_deref());
+    let mut targets: Vec<&str> = targets.collect();
+    targets.sort_unstable();
+    targets.dedup();
+    targets
 }
 
 /// What there is not of a model, and why: protocols that failed for the same reason together.
@@ -158,13 +171,7 @@ fn explanation(measure: &Measure<'_>, judged: &[Judged]) -> String {
             " Masked loss: over removed patches, {:.0}% of them, on masks that stay the same.",
             100.0 * measure.mask_ratio
         );
-        let mut targets: Vec<&str> = judged
-            .iter()
-            .filter_map(|judged| judged.target.as_deref())
-            .collect();
-        targets.sort_unstable();
-        targets.dedup();
-        text += &match targets.as_slice() {
+        text += &match targets(judged).as_slice() {
             [] | ["pixels"] => String::new(),
             [one] => format!(" What is predicted: {one}."),
             several => format!(
