@@ -5,7 +5,7 @@
 //! there is nothing that needs a gradient. What is computed again in the backward (attention's scores, checkpointed blocks)
 //! does not count: these are the model's operations, not a program's.
 
-use crate::config::{MaeConfig, hidden};
+use crate::config::{MaeConfig, Target, hidden};
 
 /// Floating-point operations for one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,9 +42,14 @@ impl MaeConfig {
             + linear(seen, vit.dim, self.decoder_dim)
             + stack(self.decoder_depth, 1 + patches, wide, decoder_hidden)
             - linear(1 + keep, wide, wide + 2 * decoder_hidden)
-            + linear(removed, wide, vit.patch_len());
+            + linear(removed, wide, self.target.width(vit));
+        // Targets are made once and have no gradient. A tokenizer's own convolutions are not in here: `mae tokenizer` is another model.
+        let targets = match self.target {
+            Target::Pca { components } => linear(removed, vit.patch_len(), components),
+            Target::Pixels | Target::Tokens { .. } => 0.0,
+        };
         Flops {
-            forward: embed + rest,
+            forward: embed + rest + targets,
             backward: embed + 2.0 * rest,
         }
     }
@@ -65,6 +70,21 @@ mod tests {
             flops.forward
         );
         assert!((flops.total() / 1e9 - 58.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn the_head_is_as_wide_as_its_target() {
+        let pixels = MaeConfig::named("mae-base-patch16", (224, 224), 3).unwrap();
+        let mut pca = pixels.clone();
+        pca.target = Target::Pca { components: 96 };
+        let (pixels, pca) = (pixels.flops(49), pca.flops(49));
+        // Of 147 removed patches 672 numbers fewer are predicted from 512, and 96 coefficients made of 768 pixels.
+        let head = 2.0 * (147 * 512 * 672) as f64;
+        assert_eq!(
+            pixels.forward - pca.forward,
+            head - 2.0 * (147 * 768 * 96) as f64
+        );
+        assert_eq!(pixels.backward - pca.backward, 2.0 * head);
     }
 
     #[test]

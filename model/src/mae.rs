@@ -13,12 +13,13 @@ use crate::precision::Precision;
 use crate::record::Record;
 use crate::stage::block::BlockDims;
 use crate::stage::decoder_input::{DecoderInput, DecoderInputWorkspace};
-use crate::stage::head::{PixelHead, PixelHeadWorkspace};
+use crate::stage::head::{PatchHead, PatchHeadWorkspace};
 use crate::stage::mask_tokens::ENCODER_MASK_TOKEN;
 use crate::stage::stack::{Activations, RemovedWorkspace, Stack, StackWorkspace};
 use crate::stage::trunk::Training;
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
 use crate::stage::{Below, Grads, Norm, Planner};
+use crate::target::{self, Fixed};
 use crate::{Error, Result, on_compute_thread};
 
 /// A masked autoencoder (paper, section 3).
@@ -31,7 +32,9 @@ pub struct Mae {
     pos_embed: Tensor,
     /// `[1 + L, E]`, fixed.
     decoder_pos_embed: Tensor,
-    head: PixelHead,
+    /// What the target is made with.
+    pub(crate) fixed: Fixed,
+    head: PatchHead,
     decoder: Stack,
     decoder_input: DecoderInput,
     norm: Norm,
@@ -51,7 +54,7 @@ pub struct MaeWorkspace {
     decoder_input: DecoderInputWorkspace,
     decoder: StackWorkspace,
     removed: RemovedWorkspace,
-    head: PixelHeadWorkspace,
+    head: PatchHeadWorkspace,
     bytes: usize,
 }
 
@@ -118,6 +121,7 @@ impl Mae {
             params,
             pos_embed,
             decoder_pos_embed,
+            fixed: Fixed::None,
             head,
             decoder,
             decoder_input,
@@ -130,12 +134,12 @@ impl Mae {
     fn stages(
         b: &mut ParamsBuilder,
         config: &MaeConfig,
-    ) -> (PixelHead, Stack, DecoderInput, Norm, Trunk) {
+    ) -> (PatchHead, Stack, DecoderInput, Norm, Trunk) {
         let vit = &config.vit;
         let decoder_hidden = crate::config::hidden(config.decoder_dim, vit.mlp_ratio);
         let decoder_dims = (config.decoder_dim, config.decoder_heads, decoder_hidden);
         (
-            PixelHead::new(b, config),
+            PatchHead::new(b, config),
             Stack::new(
                 b,
                 "decoder_blocks",
@@ -149,7 +153,7 @@ impl Mae {
         )
     }
 
-    /// Names and shapes of [`Mae::state_dict`], without making the model.
+    /// Names and shapes of [`Mae::state_dict`], without making the model; but for a tokenizer's, which it knows itself.
     pub fn shapes(config: &MaeConfig) -> Vec<(String, Vec<usize>)> {
         let mut b = ParamsBuilder::default();
         let _ = Self::stages(&mut b, config);
@@ -158,6 +162,7 @@ impl Mae {
         shapes.push(("pos_embed".into(), vec![1, rows, config.vit.dim]));
         let decoder = vec![1, rows, config.decoder_dim];
         shapes.push(("decoder_pos_embed".into(), decoder));
+        shapes.extend(target::shapes(config));
         shapes
     }
 
@@ -228,7 +233,7 @@ impl Mae {
             decoder_input: DecoderInputWorkspace::new(config, batch, keep, planner)?,
             removed: RemovedWorkspace::new(&decoder, patches - keep, planner)?,
             decoder,
-            head: PixelHeadWorkspace::new(config, batch, patches - keep, planner)?,
+            head: PatchHeadWorkspace::new(config, batch, patches - keep, planner)?,
             bytes: planner.bytes(),
         })
     }
@@ -236,8 +241,9 @@ impl Mae {
     /// The forward pass, loss included ([`MaeWorkspace::loss`]).
     ///
     /// # Errors
-    /// If the input does not fit the workspace.
+    /// If the input does not fit the workspace, or a fixed part of the target is not there ([`Error::NoTarget`]).
     pub fn forward(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
+        self.check_target()?;
         on_compute_thread(self.device(), || {
             self.decoder_input(input, w)?;
             let (ids, x) = (input.ids_restore(), &w.removed.output);
@@ -245,7 +251,7 @@ impl Mae {
                 .forward_removed(&self.params, &w.decoder, ids, &w.removed)?;
             self.head.forward(
                 &self.params,
-                &self.config,
+                (&self.config, &self.fixed),
                 x,
                 (input.pixels(), ids),
                 &w.head,
@@ -288,8 +294,8 @@ impl Mae {
         })
     }
 
-    /// Predicts every patch, visible ones too: `[B, L, P·P·C]` in (row, column, channel) order, in
-    /// the target's space (see [`crate::ops::masked_loss::Target`]).
+    /// Predicts every patch, visible ones too, in the target's space: pixels `[B, L, P·P·C]` in (row, column, channel) order (see
+    /// [`crate::ops::masked_loss::Target`]), coefficients `[B, L, components]`, or the tokens' logits `[B, L, vocabulary]`.
     ///
     /// # Errors
     /// If the input does not fit the workspace.
@@ -341,12 +347,13 @@ impl Mae {
         Ok(encoder)
     }
 
-    /// Every weight under the reference code's name, the fixed position embeddings included.
+    /// Every weight under the reference code's name, the fixed position embeddings and the target's fixed parts included.
     ///
     /// # Errors
     /// If the device fails.
     pub fn state_dict(&self) -> Result<StateDict> {
         let mut state = names::save(&self.params)?;
+        state.extend(self.fixed.state_dict()?);
         for (name, tensor) in self.buffers() {
             let (rows, dim) = tensor.dims2()?;
             let data = tensor.flatten_all()?.to_vec1()?;
@@ -361,19 +368,24 @@ impl Mae {
         Ok(state)
     }
 
-    /// Takes weights under the reference code's names, the position embeddings included.
+    /// Takes weights under the reference code's names, the position embeddings and the target's fixed parts included.
     ///
     /// # Errors
     /// Names what is missing, unexpected or of another shape; then nothing has changed.
-    pub fn load_state_dict(&self, state: &StateDict) -> Result<()> {
-        let shapes = self
+    pub fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
+        let fixed = Fixed::from_state_dict(&self.config, state, self.device())?;
+        // Those of the target fit: they were taken.
+        let own = fixed.names(state);
+        let buffers = self
             .buffers()
             .map(|(name, tensor)| (name, [&[1], tensor.dims()].concat()));
+        let shapes: Vec<_> = buffers.into_iter().chain(own).collect();
         names::load(&self.params, state, &shapes)?;
         for (name, tensor) in self.buffers() {
             let flat = tensor.flatten_all()?;
             write_range(&flat, 0..flat.elem_count(), &state[name].data)?;
         }
+        self.fixed = fixed;
         Ok(())
     }
 
@@ -393,8 +405,15 @@ fn of_encoder(input: &MaeInput) -> Training<'_> {
     }
 }
 
-/// Whether a parameter of the reference code's name is the decoder's, or a mask token, so that an encoder that sees every patch
+/// Whether a weight of this name is the decoder's, a mask token, or a fixed part of the target, so that an encoder that sees every patch
 /// does without.
 pub fn is_decoder(name: &str) -> bool {
-    ["mask_token", ENCODER_MASK_TOKEN].contains(&name) || name.starts_with("decoder_")
+    ["mask_token", ENCODER_MASK_TOKEN].contains(&name)
+        || name.starts_with("decoder_")
+        || target::is_fixed(name)
+}
+
+/// Whether a weight of this name is trained in pre-training, rather than a fixed position embedding or part of the target.
+pub fn is_trained(name: &str) -> bool {
+    !name.ends_with("pos_embed") && !target::is_fixed(name)
 }

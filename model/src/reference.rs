@@ -7,10 +7,11 @@ use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 
-use crate::config::{MaeConfig, Pooling, VitConfig};
+use crate::config::{MaeConfig, Pooling, Target, VitConfig};
 use crate::drop_path::DropPath;
-use crate::names::StateDict;
+use crate::names::{StateDict, StateTensor};
 use crate::ops::masked_loss::NORM_PIX_EPS;
+use crate::tokenizer::Tokenizer;
 use crate::{MaeInput, Result};
 
 /// Weights as autograd variables, by the reference code's names.
@@ -219,7 +220,27 @@ impl PlainModel {
             let variance = (centred.sqr()?.sum_keepdim(D::Minus1)? / (len as f64 - 1.0))?;
             target = centred.broadcast_div(&(variance + f64::from(NORM_PIX_EPS))?.sqrt()?)?;
         }
-        let errors = (x - target)?.sqr()?.mean(D::Minus1)?;
+        let errors = match &config.target {
+            Target::Pixels => (x - target)?.sqr()?.mean(D::Minus1)?,
+            Target::Pca { .. } => {
+                let centred = target.broadcast_sub(&self.get("target.mean"))?;
+                let coefficients = centred.broadcast_matmul(&self.get("target.basis").t()?)?;
+                (x - coefficients)?.sqr()?.mean(D::Minus1)?
+            }
+            Target::Tokens { tokenizer } => {
+                let own = self.buffers.iter();
+                let own = own.filter(|(name, _)| name.starts_with("tokenizer."));
+                let own = own.map(|(name, tensor)| {
+                    let (shape, data) = (tensor.dims().to_vec(), tensor.flatten_all()?.to_vec1()?);
+                    Ok((name.clone(), StateTensor { shape, data }))
+                });
+                let own = own.collect::<Result<StateDict>>()?;
+                let tokenizer = Tokenizer::from_state_dict(tokenizer.clone(), &own, &Device::Cpu)?;
+                let tokens = tokenizer.tokens(input.pixels())?.unsqueeze(2)?;
+                let log_sums = x.exp()?.sum(D::Minus1)?.log()?;
+                (log_sums - x.contiguous()?.gather(&tokens, 2)?.squeeze(2)?)?
+            }
+        };
         let mask = Tensor::from_vec(mask, (batch, patches), &Device::Cpu)?;
         Ok(((errors * &mask)?.sum_all()? / f64::from(mask.sum_all()?.to_scalar::<f32>()?))?)
     }

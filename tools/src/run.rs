@@ -13,6 +13,7 @@ use mae_trainer::checkpoint::RunConfig;
 use mae_trainer::finetune::FinetuneStart;
 use mae_trainer::metrics::log::{DataCount, EpochLine, StepLine};
 use mae_trainer::observer::{Start, StepReport, Summary};
+use mae_trainer::target::PcaFit;
 use mae_trainer::tokenizer::TokenizerStart;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -169,6 +170,29 @@ impl Observer for Progress {
             show_bytes(memory.apart + memory.image * batch as u64)
         );
         self.begin((start.total_steps, start.step), start.config.epochs);
+    }
+
+    fn fitting(&mut self, done: u64, total: u64) {
+        if self.bar.is_none() && io::stderr().is_terminal() {
+            self.bar = Some(bars().add(crate::progress::bar(total, "images for the basis")));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+
+    fn fitted(&mut self, fit: &PcaFit) {
+        self.close();
+        let shown = fit.eigenvalues.iter().take(8);
+        let shown: Vec<String> = shown.map(|variance| format!("{variance:.4}")).collect();
+        tracing::info!(
+            "basis of {} principal components from {} patches of {} images: {:.2}% of the variance; largest eigenvalues {}",
+            fit.explained_variance_ratio.len(),
+            fit.patches,
+            fit.images,
+            100.0 * fit.explained(),
+            shown.join(", ")
+        );
     }
 
     fn finetuning(&mut self, start: &FinetuneStart<'_>) {

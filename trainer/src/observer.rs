@@ -11,6 +11,7 @@ use crate::checkpoint::Best;
 use crate::config::PretrainConfig;
 use crate::finetune::FinetuneStart;
 use crate::metrics::log::{CodeUsage, EpochLine, StepLine};
+use crate::target::PcaFit;
 use crate::tokenizer::TokenizerStart;
 
 /// The run before its first step.
@@ -111,6 +112,10 @@ pub struct Summary {
 pub trait Observer {
     /// Before the first step of pre-training.
     fn started(&mut self, _start: &Start<'_>) {}
+    /// While a basis is fitted to the training data, before the first step: `done` images of `total` are gone through.
+    fn fitting(&mut self, _done: u64, _total: u64) {}
+    /// A basis was fitted.
+    fn fitted(&mut self, _fit: &PcaFit) {}
     /// Before the first step of fine-tuning.
     fn finetuning(&mut self, _start: &FinetuneStart<'_>) {}
     /// Before the first step of training a tokenizer.

@@ -120,7 +120,7 @@ pub struct Reconstruction {
 
 impl Reconstruction {
     /// From one image's pixels `[H, W, C]`, its `ids_restore` `[L]` with `keep` visible patches, and the prediction
-    /// `[L, P·P·C]` in the target's space. Where the target was normalised patch by patch, the prediction is brought
+    /// `[L, P·P·C]` as [`mae_model::Mae::picture`] makes it of the target. Where the target was normalised patch by patch, the prediction is brought
     /// back with the true patch's mean and deviation: it then shows structure, not brightness, which the model was
     /// never asked for.
     pub fn new(

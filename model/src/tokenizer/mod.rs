@@ -27,7 +27,8 @@ use crate::params::{Params, ParamsBuilder};
 use crate::record::Record;
 use crate::{Error, Result};
 
-/// A trained or untrained tokenizer.
+/// A trained or untrained tokenizer. A clone shares the weights.
+#[derive(Clone, Debug)]
 pub struct Tokenizer {
     config: TokenizerConfig,
     /// Every weight.

@@ -27,7 +27,7 @@ impl Case {
     fn open(name: &str) -> Self {
         let golden = Golden::open(name);
         let config = golden::mae_config(&golden.facts["model"]);
-        let mae = Mae::new(config, &Device::Cpu, 0).unwrap();
+        let mut mae = Mae::new(config, &Device::Cpu, 0).unwrap();
         mae.load_state_dict(&golden.weights()).unwrap();
         let input = input(
             &mae,

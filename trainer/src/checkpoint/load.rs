@@ -72,8 +72,10 @@ impl Source {
         let (vit, device) = (trained.config.clone(), trained.device());
         Ok(match self {
             Self::Run(info) => {
+                // What the decoder predicts does not enter the encoder's first weights.
                 let config = mae_model::MaeConfig {
                     vit,
+                    target: mae_model::Target::Pixels,
                     ..info.state.config.mae()
                 };
                 Mae::new(config, device, self.seed())?.encoder()?

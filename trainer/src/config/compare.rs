@@ -53,6 +53,7 @@ const FREE: &[&str] = &[
     "checkpoint_every",
     "keep_every",
     "picture_every",
+    "tokenizer", // Its weights are compared, where it is there.
 ];
 
 /// The settings in which `given` and `saved` differ, but for those in `free` and [`ALWAYS_FREE`].
@@ -109,8 +110,10 @@ impl PretrainConfig {
 
 #[cfg(test)]
 mod tests {
+    use mae_model::TokenizerConfig;
+
     use super::*;
-    use crate::config::RawPretrain;
+    use crate::config::{RawPretrain, TargetKind};
 
     fn config(change: RawPretrain) -> PretrainConfig {
         let base = RawPretrain {
@@ -163,6 +166,21 @@ mod tests {
     }
 
     #[test]
+    fn targets_are_compared() {
+        let saved = config(RawPretrain::default());
+        let given = config(RawPretrain {
+            target: Some(TargetKind::Pca),
+            ..Default::default()
+        });
+        let fields: Vec<String> = given
+            .differences(&saved)
+            .into_iter()
+            .map(|difference| difference.field)
+            .collect();
+        assert_eq!(fields, ["pca_components", "pca_images", "target"]);
+    }
+
+    #[test]
     fn weights_are_compared_as_shares() {
         let with = |data: &[&str]| {
             config(RawPretrain {
@@ -189,6 +207,16 @@ mod tests {
             cache: Some("c".into()),
             checkpoint_every: Some(1),
             keep_every: Some(1),
+            target: Some(TargetKind::Tokens),
+            tokenizer: Some("t".into()),
+            tokenizer_config: Some(TokenizerConfig {
+                image_size: (32, 32),
+                channels: 3,
+                patch_size: 4,
+                vocabulary: 8,
+                hidden: 8,
+                blocks: 1,
+            }),
             ..Default::default()
         });
         let fields = serde_json::to_value(&all).unwrap();

@@ -8,12 +8,13 @@ pub(crate) mod common;
 pub(crate) mod compare;
 pub(crate) mod raw;
 mod sources;
+mod target;
 mod values;
 
 use std::path::{Path, PathBuf};
 
 use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind};
-use mae_model::{Activations, MaeConfig, Precision};
+use mae_model::{Activations, MaeConfig, Precision, TokenizerConfig};
 use serde::{Deserialize, Serialize};
 
 use common::invalid;
@@ -21,7 +22,8 @@ pub use compare::Difference;
 pub use raw::RawPretrain;
 pub use sources::Sources;
 pub(crate) use sources::misread;
-pub use values::{ByteSize, DeviceKind, InputSize, Resume, WindowSize};
+use target::TargetSettings;
+pub use values::{ByteSize, DeviceKind, InputSize, Resume, TargetKind, WindowSize};
 
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
@@ -58,6 +60,14 @@ pub struct PretrainConfig {
     pub norm_pix_loss: bool,
     #[serde(default)]
     pub encoder_mask_tokens: bool,
+    #[serde(default)]
+    pub target: TargetKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pca_components: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pca_images: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
 
@@ -103,6 +113,9 @@ pub struct PretrainConfig {
     pub log_every: u64,
     pub eval_every: u64,
     pub picture_every: u64,
+
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_config: Option<TokenizerConfig>,
 }
 
 /// What checkpoints that say nothing of it were made with.
@@ -157,7 +170,7 @@ impl PretrainConfig {
     /// # Errors
     /// [`Error::Config`] naming the flag and what would be valid.
     pub fn resolve(raw: RawPretrain) -> Result<Self> {
-        let name = raw.model.ok_or_else(|| {
+        let name = raw.model.clone().ok_or_else(|| {
             let known = MaeConfig::names().collect::<Vec<_>>().join(", ");
             Error::Config(format!("which model? give --model with one of: {known}"))
         })?;
@@ -172,6 +185,8 @@ impl PretrainConfig {
         let dim = raw.dim.unwrap_or(named.vit.dim);
         let decoder_dim = raw.decoder_dim.unwrap_or(named.decoder_dim);
         let heads = |given: Option<usize>, dim, named| given.unwrap_or_else(|| heads(dim, named));
+        let patch_size = raw.patch_size.unwrap_or(named.vit.patch_size);
+        let target = TargetSettings::resolve(&raw, patch_size * patch_size * channels)?;
         let batch_size = raw.batch_size.unwrap_or(64);
         let accum_iter = raw.accum_iter.unwrap_or(1);
         let epochs = raw.epochs.unwrap_or(400);
@@ -191,7 +206,7 @@ impl PretrainConfig {
             precision: raw.precision.unwrap_or_else(|| device.default_precision()),
             input_size,
             channels,
-            patch_size: raw.patch_size.unwrap_or(named.vit.patch_size),
+            patch_size,
             dim,
             depth: raw.depth.unwrap_or(named.vit.depth),
             heads: heads(raw.heads, dim, (named.vit.dim, named.vit.heads)),
@@ -205,6 +220,10 @@ impl PretrainConfig {
             mask_ratio: raw.mask_ratio.unwrap_or(0.75),
             norm_pix_loss: raw.norm_pix_loss.unwrap_or(false),
             encoder_mask_tokens: raw.encoder_mask_tokens.unwrap_or(false),
+            target: target.kind,
+            pca_components: target.components,
+            pca_images: target.images,
+            tokenizer: target.tokenizer,
             mean: raw.mean.unwrap_or(named.vit.mean),
             std: raw.std.unwrap_or(named.vit.std),
             model: name,
@@ -241,6 +260,7 @@ impl PretrainConfig {
             log_every: raw.log_every.unwrap_or(20),
             eval_every: raw.eval_every.unwrap_or(1),
             picture_every: raw.picture_every.unwrap_or(10),
+            tokenizer_config: target.tokenizer_config,
         };
         config.validate()?;
         Ok(config)
@@ -277,6 +297,11 @@ impl PretrainConfig {
         common::check_clip_grad(self.clip_grad)?;
         if self.cuda_graphs && self.device == DeviceKind::Cpu {
             return invalid("--cuda-graphs is for --device cuda");
+        }
+        if self.cuda_graphs && self.target == TargetKind::Tokens {
+            return invalid(
+                "--cuda-graphs repeats the same memory, and --target tokens makes its tokens in memory of its own; leave one of them out",
+            );
         }
         common::check_schedule(&self.schedule())?;
         common::check_crop_scale(self.crop_scale)?;
@@ -339,6 +364,7 @@ impl PretrainConfig {
             decoder_heads: self.decoder_heads,
             norm_pix_loss: self.norm_pix_loss,
             encoder_mask_tokens: self.encoder_mask_tokens,
+            target: self.model_target(),
         }
     }
 

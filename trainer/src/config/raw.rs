@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use mae_loader::{DecodeQuality, DecoderKind};
-use mae_model::Precision;
+use mae_model::{Precision, TokenizerConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::values::{ByteSize, DeviceKind, InputSize, Resume, WindowSize};
+use super::values::{ByteSize, DeviceKind, InputSize, Resume, TargetKind, WindowSize};
 use crate::error::{Error, Result};
 
 /// Settings of a pre-training run as given; `None` is "not given".
@@ -113,6 +113,24 @@ pub struct RawPretrain {
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = "Model"))]
     pub encoder_mask_tokens: Option<bool>,
+    /// What is predicted of a removed patch: its pixels; pca, its coefficients in a basis of principal components fitted to the training
+    /// data; or tokens, those of a trained tokenizer, with cross-entropy [default: pixels]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "pixels|pca|tokens", help_heading = "Model")
+    )]
+    pub target: Option<TargetKind>,
+    /// For --target pca: principal components that are predicted [default: an eighth of a patch's numbers, 96 of 768]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub pca_components: Option<usize>,
+    /// For --target pca: training images that the basis is fitted on, once, at the start [default: 10,000, or all where there are
+    /// fewer]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub pca_images: Option<u64>,
+    /// For --target tokens: folder of a tokenizer that `mae tokenizer train` made. Checkpoints hold it, so that only a run's start reads
+    /// it
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Model"))]
+    pub tokenizer: Option<PathBuf>,
     /// Mean of each channel on the scale 0..1 [default: ImageNet's; 0.5 for one channel]
     #[cfg_attr(
         feature = "cli",
@@ -313,6 +331,10 @@ pub struct RawPretrain {
         arg(long, value_name = "EPOCHS", help_heading = "Output")
     )]
     pub picture_every: Option<u64>,
+
+    /// What the tokenizer is: a run writes it into its config.toml, so that the run goes on without the tokenizer's folder. No flag.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub tokenizer_config: Option<TokenizerConfig>,
 }
 
 impl RawPretrain {
@@ -321,10 +343,14 @@ impl RawPretrain {
         read_toml(path)
     }
 
-    /// These settings, with `base` where they are silent. `lr` and `blr` replace each other.
+    /// These settings, with `base` where they are silent. `lr` and `blr` replace each other, and a
+    /// tokenizer the description of another.
     pub fn over(self, mut base: Self) -> Result<Self> {
         if self.lr.is_some() || self.blr.is_some() {
             (base.lr, base.blr) = (None, None);
+        }
+        if self.tokenizer.is_some() {
+            base.tokenizer_config = None;
         }
         over(self, base)
     }

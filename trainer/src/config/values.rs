@@ -147,6 +147,16 @@ pub enum WindowSize {
     Shards(usize),
 }
 
+impl From<WindowSize> for mae_loader::Window {
+    fn from(size: WindowSize) -> Self {
+        match size {
+            WindowSize::Auto => Self::Auto,
+            WindowSize::All => Self::All,
+            WindowSize::Shards(n) => Self::Shards(n as u32),
+        }
+    }
+}
+
 impl FromStr for WindowSize {
     type Err = String;
 
@@ -180,6 +190,42 @@ impl Serialize for WindowSize {
             WindowSize::Shards(n) => serializer.serialize_u64(*n as u64),
             word => serializer.collect_str(word),
         }
+    }
+}
+
+/// What is predicted of a removed patch (paper, table 1d).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetKind {
+    /// Its pixels, normalised patch by patch where `norm_pix_loss` says so.
+    #[default]
+    Pixels,
+    /// Its coefficients in a basis of principal components that is fitted to the training data.
+    Pca,
+    /// The token that a trained tokenizer gives it.
+    Tokens,
+}
+
+impl FromStr for TargetKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pixels" => Ok(Self::Pixels),
+            "pca" => Ok(Self::Pca),
+            "tokens" => Ok(Self::Tokens),
+            _ => Err(format!("`{text}` is neither pixels, pca nor tokens")),
+        }
+    }
+}
+
+impl fmt::Display for TargetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pixels => "pixels",
+            Self::Pca => "pca",
+            Self::Tokens => "tokens",
+        })
     }
 }
 

@@ -12,8 +12,15 @@ use crate::error::{Error, Result};
 const CONFIG: &str = "tokenizer.json";
 const WEIGHTS: &str = "tokenizer.safetensors";
 
-/// Writes `tokenizer` into `folder`, each file at once.
-pub(super) fn save(tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+/// Writes `tokenizer` into `folder`, which is made if it is not there, each file at once.
+///
+/// # Errors
+/// [`Error::Write`] with the file that could not be written.
+pub fn save(folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|source| Error::Write {
+        path: folder.into(),
+        source,
+    })?;
     let config = serde_json::to_vec_pretty(tokenizer.config()).map_err(io::Error::from);
     let weights = tensors::bytes(&tokenizer.state_dict()?);
     for (name, content) in [(CONFIG, config), (WEIGHTS, weights)] {
@@ -65,7 +72,7 @@ mod tests {
             blocks: 1,
         };
         let tokenizer = Tokenizer::new(config.clone(), &Device::Cpu, 1).unwrap();
-        save(&tokenizer, folder.path()).unwrap();
+        save(folder.path(), &tokenizer).unwrap();
         let loaded = load(folder.path(), &Device::Cpu).unwrap();
         assert_eq!(loaded.config(), &config);
         assert_eq!(

@@ -21,7 +21,7 @@ use mae_model::tokenizer::Relaxation;
 use mae_model::{Tokenizer, ops};
 
 pub use config::TokenizerRun;
-pub use files::load;
+pub use files::{load, save};
 pub use raw::RawTokenizer;
 
 use crate::checkpoint::retention::Retention;
@@ -239,7 +239,7 @@ impl<'a> Run<'a> {
                 journal.begin();
             }
             if ended || finished {
-                files::save(&self.tokenizer, &self.config.output_dir)?;
+                files::save(&self.config.output_dir, &self.tokenizer)?;
             }
             if finished {
                 return Ok(self.standing.finished());
