@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mae_loader::shard::{BuildOptions, build_index};
-use mae_loader::{Cursor, Dataset, DatasetOptions, HostBatch, Loader, Retries};
+use mae_loader::{Cursor, Dataset, DatasetOptions, HostBatch, Loader, Retries, Window};
 
 use process::Usage;
 use server::Server;
@@ -131,6 +131,7 @@ fn write_data(folder: &Path) -> Outcome<()> {
 
 fn loader(dataset: Dataset, threads: usize, prefetch: usize) -> Outcome<Loader> {
     let loader = Loader::builder(Arc::new(dataset))
+        .window(Window::All)
         .image_size(32, 32)
         .batch_size(BATCH)
         .masks(16, 4)

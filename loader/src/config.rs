@@ -137,7 +137,7 @@ impl LoaderBuilder {
             epochs: 1,
             rank: 0,
             world: 1,
-            window: Window::All,
+            window: Window::Auto,
             prefetch: 2,
             max_bad_fraction: 0.01,
             max_pixels: MAX_PIXELS,
@@ -254,7 +254,7 @@ impl LoaderBuilder {
         self
     }
 
-    /// How far the shuffle reaches. Default: [`Window::All`].
+    /// How far the shuffle reaches. Default: [`Window::Auto`].
     pub fn window(mut self, window: Window) -> Self {
         self.window = window;
         self
@@ -318,7 +318,10 @@ impl LoaderBuilder {
     ///
     /// # Errors
     /// [`Error::Config`], which names the setting and what to do about it.
-    pub fn build(self) -> Result<Loader> {
+    pub fn build(mut self) -> Result<Loader> {
+        if let Transform::Train(_) = self.transform {
+            self.window = self.data.window(self.window);
+        }
         let settings = self.resolve(self.epoch_samples.unwrap_or_else(|| self.data.len()))?;
         let order = self.order(&settings)?;
         let fingerprint = self.fingerprint(&settings);

@@ -92,6 +92,7 @@ pub struct Dataset {
     samples: u64,
     digest: String,
     labels: Labels,
+    cache_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -173,6 +174,7 @@ impl Dataset {
             samples,
             digest,
             labels: Labels::none(),
+            cache_bytes: options.cache_bytes,
         };
         dataset.labels = Labels::find(&dataset, &set, options, &net)?;
         Ok(dataset)
@@ -181,6 +183,17 @@ impl Dataset {
     /// The shards in the order of the specs.
     pub fn shards(&self) -> &[ShardInfo] {
         &self.infos
+    }
+
+    /// Bytes that each shard has, or will have, in the cache.
+    pub(crate) fn cached_bytes(&self) -> Vec<u64> {
+        let bytes = |shard: &Shard| shard.open.source.cached_bytes();
+        self.shards.iter().map(bytes).collect()
+    }
+
+    /// Bound on the bytes in the cache.
+    pub(crate) fn cache_bytes(&self) -> u64 {
+        self.cache_bytes
     }
 
     /// Number of usable samples; at least one.

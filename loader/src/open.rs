@@ -204,11 +204,7 @@ impl Opener {
             Some(table) => table,
             None => {
                 let scanned = scan(&source, &shard.name)?;
-                if !scanned.complete {
-                    notes.push(
-                        "ends without the end-of-archive marker; it may have been cut off".into(),
-                    );
-                }
+                notes.extend(scanned.notes);
                 scanned.table
             }
         };
@@ -225,7 +221,7 @@ impl Opener {
         })
     }
 
-    /// Says what costs time or is done over and over, and what to do about it.
+    /// Says what costs time, and what to do about it.
     fn report(&self, shards: &[OpenShard]) {
         let unread = shards
             .iter()
@@ -237,14 +233,6 @@ impl Opener {
             tracing::warn!(
                 "{count} shards on servers have no entry in an index beside them: all of their {bytes} bytes were read to find the samples. \
                  `mae index SPEC --output FILE` makes an index, to be put beside them as {INDEX_FILE} or named in their place"
-            );
-        }
-        let cached: u64 = shards.iter().map(|shard| shard.source.cached_bytes()).sum();
-        if let Some(cache) = self.cache.get().filter(|cache| cached > cache.limit()) {
-            tracing::warn!(
-                "the cache may hold {} bytes (--cache-size) and the shards are {cached}: what is shuffled over all shards (--window) is fetched \
-                 or inflated again and again",
-                cache.limit()
             );
         }
     }

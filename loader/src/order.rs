@@ -27,8 +27,11 @@ pub struct Cursor {
 /// How far the shuffle reaches: the number of shards that are mixed with each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Window {
-    /// All shards: a full shuffle of the data set.
+    /// All shards, unless they are kept in a cache that does not hold them: then so many that those of two windows fit into it, since one
+    /// begins before the last one's end.
     #[default]
+    Auto,
+    /// All shards: a full shuffle of the data set.
     All,
     /// This many shards at a time (at least 1), for data where an open shard costs memory or cache.
     Shards(u32),
@@ -59,7 +62,7 @@ impl Order {
         }
     }
 
-    /// Shuffled anew in every epoch.
+    /// Shuffled anew in every epoch. `Auto` is all here: what fits into a cache is for [`Mixture`](crate::Mixture) to find.
     pub(crate) fn shuffled(counts: Vec<u32>, seed: u64, window: Window) -> Self {
         Order {
             counts,
@@ -93,7 +96,7 @@ impl Order {
     pub(crate) fn largest_window(&self) -> u64 {
         let shards = match self.shuffle.map(|shuffle| shuffle.window) {
             None => 0,
-            Some(Window::All) => self.counts.len(),
+            Some(Window::Auto | Window::All) => self.counts.len(),
             Some(Window::Shards(shards)) => shards as usize,
         };
         // The worst case: the shuffle may bring the largest shards together.

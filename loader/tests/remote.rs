@@ -3,6 +3,7 @@
 
 mod server;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use jpeg_encoder::{ColorType, Encoder};
 use mae_loader::shard::{BuildOptions, build_index};
-use mae_loader::{Batches, Cursor, Dataset, DatasetOptions, Loader, Result, Retries};
+use mae_loader::{
+    Batches, Cursor, Dataset, DatasetOptions, Loader, LoaderBuilder, Result, Retries, Window,
+};
 use server::Server;
 
 /// Quick ones, so that a test does not wait for minutes.
@@ -62,15 +65,21 @@ fn options() -> DatasetOptions {
     }
 }
 
+/// Shuffled over all shards, also those that the cache does not hold.
 fn loader(dataset: Dataset, threads: usize) -> Loader {
+    builder(dataset, threads)
+        .window(Window::All)
+        .build()
+        .unwrap()
+}
+
+fn builder(dataset: Dataset, threads: usize) -> LoaderBuilder {
     Loader::builder(Arc::new(dataset))
         .image_size(16, 16)
         .batch_size(8)
         .masks(16, 4)
         .threads(threads)
         .epochs(2)
-        .build()
-        .unwrap()
 }
 
 /// Everything that the batches hold.
@@ -221,6 +230,46 @@ fn a_server_without_ranges_is_read_whole_once() {
         content(scene.open(&fresh).unwrap()).unwrap(),
         scene.expected
     );
+}
+
+#[test]
+fn a_shuffle_keeps_to_what_the_cache_holds() {
+    let scene = Scene::new();
+    scene.index();
+    let shard = |number: usize| format!("x-{number}.tar");
+    let size = std::fs::metadata(scene.folder.path().join(shard(0)))
+        .unwrap()
+        .len();
+    let (_, options) = scene.cached();
+    let options = DatasetOptions {
+        cache_bytes: size * 2 + size / 2,
+        ..options
+    };
+    let loader = builder(scene.open(&options).unwrap(), 3).build().unwrap();
+    assert!(
+        loader.fingerprint().contains("window=1;"),
+        "{}",
+        loader.fingerprint()
+    );
+    let mut seen = BTreeMap::new();
+    for batch in loader.batches(Cursor::default()) {
+        for sample in batch.unwrap().samples() {
+            *seen.entry(*sample).or_insert(0) += 1;
+        }
+    }
+    assert!(seen.values().all(|&times| times <= 2) && seen.len() > 50);
+    for number in 0..3 {
+        // One to open it, and at most one an epoch to copy it.
+        let requests = scene.server.requests(&shard(number));
+        assert!(requests <= 3, "{requests} requests for shard {number}");
+    }
+
+    let roomy = DatasetOptions {
+        cache_bytes: 1 << 30,
+        ..options
+    };
+    let loader = builder(scene.open(&roomy).unwrap(), 3).build().unwrap();
+    assert!(loader.fingerprint().contains("window=all;"));
 }
 
 #[test]

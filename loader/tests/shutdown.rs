@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mae_loader::{Cursor, Dataset, DatasetOptions, HostBatch, Loader};
+use mae_loader::{Cursor, Dataset, DatasetOptions, DecoderKind, HostBatch, Loader};
 
 use process::Usage;
 
@@ -95,6 +95,7 @@ fn nothing_is_left() {
     a_consumer_that_stops(&spec);
     many_threads(&spec);
     errors(folder.path());
+    images_of_every_kind(folder.path());
     #[cfg(feature = "remote")]
     servers(folder.path());
 }
@@ -113,6 +114,50 @@ fn thousands_of_epochs(spec: &str) {
         assert!(Usage::now().threads <= at_work.threads);
     });
     assert!(batches.next().is_none());
+}
+
+/// The corpus of bad and odd images, some 130 of them, decoded over and over by each decoder, in one loader: what an image that is refused
+/// half-way leaves behind, a few kilobytes each time, would come to 16 MiB in 20 epochs.
+fn images_of_every_kind(folder: &Path) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/golden/corpus");
+    let mut files: Vec<_> = std::fs::read_dir(corpus)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|suffix| suffix == "jpg"))
+        .collect();
+    files.sort();
+    assert!(files.len() > 100, "{}", files.len());
+    let path = folder.join("corpus.tar");
+    let members = (0..).zip(&files).map(|(number, file)| {
+        let bytes = std::fs::read(file).unwrap();
+        (format!("{number:04}.jpg"), bytes)
+    });
+    common::tar(&path, members);
+    let dataset = open(&path.display().to_string());
+    for decoder in [DecoderKind::Zune, DecoderKind::Turbo] {
+        if decoder == DecoderKind::Turbo && !DecoderKind::HAS_TURBO {
+            continue;
+        }
+        let epochs = 60;
+        let loader = Loader::builder(Arc::clone(&dataset))
+            .image_size(SIDE, SIDE)
+            .batch_size(1)
+            .threads(2)
+            .epochs(epochs)
+            .decoder(decoder)
+            .max_bad_fraction(1.0)
+            .build()
+            .unwrap();
+        let mut batches = loader.batches(Cursor::default());
+        let what = format!("images of every kind, {decoder}");
+        repeat(&what, epochs as usize, |_| {
+            for _ in 0..dataset.len() {
+                batches.next().unwrap().unwrap();
+            }
+        });
+        let stats = loader.stats();
+        assert!(stats.bad > 0 && stats.bad < stats.samples, "{stats:?}");
+    }
 }
 
 /// Each has three or more buffers of 48 KiB and opens the shard: 300 of them would come to 40 MiB and 300 descriptors.

@@ -94,6 +94,23 @@ MAE_DEVICE void loss(const uint8_t *pixels, const uint32_t *ids, T *prediction, 
     }
 }
 
+// The removed patches [B, R, P·P·C] in (row, column, channel) order, less the patch `mean` [P·P·C].
+MAE_DEVICE void removed(const uint8_t *pixels, const uint32_t *ids, const float *mean, float *out, const Channels &c, Shape s,
+                        uint32_t count) {
+    const uint32_t patches = s.patches(), length = s.length();
+    for (uint32_t at = blockIdx.x; at < s.batch * patches; at += gridDim.x) {
+        const uint32_t sample = at / patches, place = ids[at];
+        if (place < patches - count) {
+            continue;
+        }
+        const size_t row = (size_t)sample * count + place - (patches - count);
+        const uint8_t *from = pixels + s.corner(sample, at % patches);
+        for (uint32_t i = threadIdx.x; i < length; i += blockDim.x) {
+            out[row * length + i] = target(from, c, s, i) - mean[i];
+        }
+    }
+}
+
 } // namespace image
 
 #define IMAGE(SUFFIX, T)                                                                                                           \
@@ -111,3 +128,8 @@ MAE_DEVICE void loss(const uint8_t *pixels, const uint32_t *ids, T *prediction, 
 
 IMAGE(f32, float)
 IMAGE(bf16, bf16)
+
+MAE_KERNEL(256) removed_patches(const uint8_t *pixels, const uint32_t *ids, const float *mean, float *out, Channels c, uint32_t batch,
+                                uint32_t height, uint32_t width, uint32_t channels, uint32_t side, uint32_t count) {
+    image::removed(pixels, ids, mean, out, c, image::Shape{batch, height, width, channels, side}, count);
+}

@@ -6,7 +6,8 @@ namespace tokens {
 
 // The sequence `x` [B, 1 + N, D] from rows of `from` [B, M, D], which lack `bias`, and the position embedding [1 + N, D].
 // Row 0 is the class token. Where `restore`, patch p takes the row that stands at ids[p] among the shuffled ones, or the token where
-// that is none of from's; otherwise patch k is row k at the position ids[k], and the class token is `token`.
+// that is none of from's, and where there is no `bias` from's rows have their positions already; otherwise patch k is row k at the
+// position ids[k], and the class token is `token`.
 template <bool RESTORE, typename T>
 MAE_DEVICE void assemble(const T *from, const float *bias, const uint32_t *ids, const float *token, const float *positions, float *x,
                          uint32_t batch, uint32_t patches, uint32_t given, uint32_t dim) {
@@ -14,7 +15,8 @@ MAE_DEVICE void assemble(const T *from, const float *bias, const uint32_t *ids, 
     if (column >= dim) {
         return;
     }
-    const Four b = load4(bias + column), t = load4(token + column);
+    const bool positioned = RESTORE && !bias;
+    const Four b = positioned ? Four{} : load4(bias + column), t = load4(token + column);
     for (uint32_t row = blockIdx.x; row < batch * (1 + patches); row += gridDim.x) {
         const uint32_t sample = row / (1 + patches), place = row % (1 + patches);
         const uint32_t id = place > 0 ? ids[(size_t)sample * patches + place - 1] : 0;
@@ -24,13 +26,12 @@ MAE_DEVICE void assemble(const T *from, const float *bias, const uint32_t *ids, 
         Four v = t;
         if (own) {
             v = load4(from + ((size_t)sample * given + source) * dim + column);
-            for (int i = 0; i < 4; i++) {
-                v.x[i] += b.x[i];
-            }
         }
-        const Four p = load4(positions + (size_t)position * dim + column);
-        for (int i = 0; i < 4; i++) {
-            v.x[i] += p.x[i];
+        if (!positioned || !own) {
+            const Four p = load4(positions + (size_t)position * dim + column);
+            for (int i = 0; i < 4; i++) {
+                v.x[i] = (own ? v.x[i] + b.x[i] : v.x[i]) + p.x[i];
+            }
         }
         store4(x + (size_t)row * dim + column, v);
     }

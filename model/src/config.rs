@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::tokenizer::TokenizerConfig;
 use crate::{Error, Result};
 
 /// Mean and standard deviation of ImageNet's channels, as the reference code normalises with.
@@ -50,6 +51,108 @@ pub struct MaeConfig {
     pub decoder_heads: usize,
     /// Whether each target patch is normalised by its own mean and variance (paper, section 4.1).
     pub norm_pix_loss: bool,
+    /// Whether the encoder runs over all patches, removed ones as a learnt token with their positions, and the decoder's input is
+    /// the encoder's output alone (paper, table 1c).
+    #[serde(default)]
+    pub encoder_mask_tokens: bool,
+    /// What is predicted of a removed patch.
+    #[serde(default, skip_serializing_if = "Target::is_pixels")]
+    pub target: Target,
+}
+
+/// What a masked autoencoder predicts of a removed patch (paper, table 1d).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Its pixels `[P·P·C]`, with mean squared error.
+    #[default]
+    Pixels,
+    /// Its coefficients in a basis of principal components of patches, with mean squared error. Mean and basis are fixed parts of the
+    /// model ([`crate::Mae::set_pca`]).
+    Pca {
+        /// Numbers of the basis's rows.
+        components: usize,
+    },
+    /// The token that a tokenizer gives it, with cross-entropy over the vocabulary. The tokenizer is a fixed part of the model
+    /// ([`crate::Mae::set_tokenizer`]).
+    Tokens {
+        /// What the tokenizer is.
+        tokenizer: TokenizerConfig,
+    },
+}
+
+impl Target {
+    /// Numbers that are predicted for a patch: what is as wide as `decoder_pred`.
+    pub fn width(&self, vit: &VitConfig) -> usize {
+        match self {
+            Self::Pixels => vit.patch_len(),
+            Self::Pca { components } => *components,
+            Self::Tokens { tokenizer } => tokenizer.vocabulary,
+        }
+    }
+
+    fn is_pixels(&self) -> bool {
+        *self == Self::Pixels
+    }
+
+    /// That it fits a model of such images.
+    fn validate(&self, vit: &VitConfig, norm_pix_loss: bool) -> Result<()> {
+        let name = match self {
+            Self::Pixels => return Ok(()),
+            Self::Pca { .. } => "PCA coefficients",
+            Self::Tokens { .. } => "tokens",
+        };
+        if norm_pix_loss {
+            return Err(Error::Config(format!(
+                "norm_pix_loss normalises pixels, and this model's target is {name}; leave one of the two out"
+            )));
+        }
+        match self {
+            Self::Pca { components } => {
+                let numbers = vit.patch_len();
+                if (1..=numbers).contains(components) {
+                    return Ok(());
+                }
+                Err(Error::Config(format!(
+                    "{components} principal components of patches of {numbers} numbers: there are 1 to {numbers}"
+                )))
+            }
+            Self::Tokens { tokenizer } => {
+                let theirs = (
+                    tokenizer.image_size,
+                    tokenizer.channels,
+                    tokenizer.patch_size,
+                );
+                if theirs == (vit.image_size, vit.channels, vit.patch_size)
+                    && tokenizer.vocabulary > 1
+                {
+                    return Ok(());
+                }
+                let say = |((height, width), channels, patch): ((usize, usize), usize, usize)| {
+                    format!(
+                        "images of {height}x{width} with {channels} channels in patches of {patch}"
+                    )
+                };
+                Err(Error::Config(format!(
+                    "the tokenizer has {} tokens for {}, the model takes {}; train a tokenizer for those",
+                    tokenizer.vocabulary,
+                    say(theirs),
+                    say((vit.image_size, vit.channels, vit.patch_size)),
+                )))
+            }
+            Self::Pixels => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pixels => write!(f, "pixels"),
+            Self::Pca { components } => write!(f, "{components} PCA coefficients"),
+            Self::Tokens { tokenizer } => write!(f, "tokens of {}", tokenizer.vocabulary),
+        }
+    }
 }
 
 /// How a classifier reads one vector from the tokens.
@@ -148,6 +251,8 @@ impl MaeConfig {
             decoder_depth,
             decoder_heads,
             norm_pix_loss: false,
+            encoder_mask_tokens: false,
+            target: Target::Pixels,
         };
         config.validate()?;
         Ok(config)
@@ -163,9 +268,25 @@ impl MaeConfig {
         (self.patches() as f64 * (1.0 - mask_ratio)) as usize
     }
 
+    /// Patches that the encoder's blocks have tokens for where `keep` stay visible: those, or with mask tokens all.
+    pub fn encoder_patches(&self, keep: usize) -> usize {
+        match self.encoder_mask_tokens {
+            true => self.patches(),
+            false => keep,
+        }
+    }
+
     /// Rows and columns of the grid of patches.
     pub fn grid(&self) -> (usize, usize) {
         self.vit.grid()
+    }
+
+    /// What the loss is of, in words: the target, and whether pixels are normalised patch by patch.
+    pub fn target_name(&self) -> String {
+        match self.norm_pix_loss {
+            true => "pixels normalised patch by patch".to_owned(),
+            false => self.target.to_string(),
+        }
     }
 
     /// Checks that the dimensions describe a model.
@@ -174,6 +295,7 @@ impl MaeConfig {
     /// Names the first dimension that does not fit, and what would.
     pub fn validate(&self) -> Result<()> {
         self.vit.validate()?;
+        self.target.validate(&self.vit, self.norm_pix_loss)?;
         if self.vit.relative_positions {
             return Err(Error::Config(
                 "a masked autoencoder has no relative position biases".into(),

@@ -23,6 +23,14 @@ pub enum Error {
         /// The shape that it was given.
         actual: Vec<usize>,
     },
+    /// A loss was asked of a model whose target's fixed parts are not there.
+    #[error(
+        "the model's target is {target}, and what makes it is not there yet: load a checkpoint's weights, or set the basis or the tokenizer"
+    )]
+    NoTarget {
+        /// The target.
+        target: String,
+    },
     /// Weights that do not fit the model.
     #[error(
         "the weights do not fit the model:{}",

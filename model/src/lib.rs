@@ -60,9 +60,11 @@ pub mod replay;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
 pub mod selftest;
 pub mod stage;
+mod target;
+pub mod tokenizer;
 pub mod vit;
 
-pub use config::{MaeConfig, Pooling, VitConfig};
+pub use config::{MaeConfig, Pooling, Target, VitConfig};
 pub use drop_path::DropPath;
 pub use encoder::{Encoder, EncoderWorkspace, FinalNorm};
 pub use error::{Error, Result};
@@ -79,6 +81,8 @@ pub use precision::Precision;
 pub use record::{Outcome, Record};
 pub use replay::Replay;
 pub use stage::stack::Activations;
+pub use target::PcaBasis;
+pub use tokenizer::{Tokenizer, TokenizerConfig};
 pub use vit::{VitClassifier, VitInput, VitTraining, VitWorkspace};
 
 /// Sets how many threads the CPU operations share. Call once, before the first operation; `0`

@@ -12,12 +12,14 @@ use crate::pos_embed;
 use crate::precision::Precision;
 use crate::record::Record;
 use crate::stage::block::BlockDims;
-use crate::stage::head::{PixelHead, PixelHeadWorkspace};
+use crate::stage::decoder_input::{DecoderInput, DecoderInputWorkspace};
+use crate::stage::head::{PatchHead, PatchHeadWorkspace};
+use crate::stage::mask_tokens::ENCODER_MASK_TOKEN;
 use crate::stage::stack::{Activations, RemovedWorkspace, Stack, StackWorkspace};
 use crate::stage::trunk::Training;
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
-use crate::stage::unshuffle::{Unshuffle, UnshuffleWorkspace};
 use crate::stage::{Below, Grads, Norm, Planner};
+use crate::target::{self, Fixed};
 use crate::{Error, Result, on_compute_thread};
 
 /// A masked autoencoder (paper, section 3).
@@ -30,9 +32,11 @@ pub struct Mae {
     pos_embed: Tensor,
     /// `[1 + L, E]`, fixed.
     decoder_pos_embed: Tensor,
-    head: PixelHead,
+    /// What the target is made with.
+    pub(crate) fixed: Fixed,
+    head: PatchHead,
     decoder: Stack,
-    unshuffle: Unshuffle,
+    decoder_input: DecoderInput,
     norm: Norm,
     trunk: Trunk,
 }
@@ -42,15 +46,15 @@ pub struct MaeWorkspace {
     batch: usize,
     keep: usize,
     trunk: TrunkWorkspace,
-    /// The encoder's output after its norm `[B, 1 + K, D]`, the class token first.
+    /// The encoder's output after its norm `[B, 1 + K, D]` (with mask tokens `[B, 1 + L, D]`), the class token first.
     latent: Tensor,
     stats: Tensor,
     /// The gradient of `latent`.
     dlatent: Tensor,
-    unshuffle: UnshuffleWorkspace,
+    decoder_input: DecoderInputWorkspace,
     decoder: StackWorkspace,
     removed: RemovedWorkspace,
-    head: PixelHeadWorkspace,
+    head: PatchHeadWorkspace,
     bytes: usize,
 }
 
@@ -101,7 +105,7 @@ impl Mae {
     pub fn new(config: MaeConfig, device: &Device, seed: u64) -> Result<Self> {
         config.validate()?;
         let mut b = ParamsBuilder::default();
-        let (head, decoder, unshuffle, norm, trunk) = Self::stages(&mut b, &config);
+        let (head, decoder, decoder_input, norm, trunk) = Self::stages(&mut b, &config);
         let vit = &config.vit;
         let params = b.build(device, seed)?;
         let positions = |dim: usize| {
@@ -117,9 +121,10 @@ impl Mae {
             params,
             pos_embed,
             decoder_pos_embed,
+            fixed: Fixed::None,
             head,
             decoder,
-            unshuffle,
+            decoder_input,
             norm,
             trunk,
         })
@@ -129,12 +134,12 @@ impl Mae {
     fn stages(
         b: &mut ParamsBuilder,
         config: &MaeConfig,
-    ) -> (PixelHead, Stack, Unshuffle, Norm, Trunk) {
+    ) -> (PatchHead, Stack, DecoderInput, Norm, Trunk) {
         let vit = &config.vit;
         let decoder_hidden = crate::config::hidden(config.decoder_dim, vit.mlp_ratio);
         let decoder_dims = (config.decoder_dim, config.decoder_heads, decoder_hidden);
         (
-            PixelHead::new(b, config),
+            PatchHead::new(b, config),
             Stack::new(
                 b,
                 "decoder_blocks",
@@ -142,13 +147,13 @@ impl Mae {
                 decoder_dims,
                 vit.norm_eps,
             ),
-            Unshuffle::new(b, vit.dim, config.decoder_dim),
+            DecoderInput::new(b, config),
             Norm::new(b, "norm", vit.dim, vit.norm_eps),
-            Trunk::new(b, vit),
+            Trunk::of_mae(b, config),
         )
     }
 
-    /// Names and shapes of [`Mae::state_dict`], without making the model.
+    /// Names and shapes of [`Mae::state_dict`], without making the model; but for a tokenizer's, which it knows itself.
     pub fn shapes(config: &MaeConfig) -> Vec<(String, Vec<usize>)> {
         let mut b = ParamsBuilder::default();
         let _ = Self::stages(&mut b, config);
@@ -157,6 +162,7 @@ impl Mae {
         shapes.push(("pos_embed".into(), vec![1, rows, config.vit.dim]));
         let decoder = vec![1, rows, config.decoder_dim];
         shapes.push(("decoder_pos_embed".into(), decoder));
+        shapes.extend(target::shapes(config));
         shapes
     }
 
@@ -215,18 +221,19 @@ impl Mae {
             heads: config.decoder_heads,
             hidden: crate::config::hidden(config.decoder_dim, config.vit.mlp_ratio),
         };
+        let seen = (batch, 1 + config.encoder_patches(keep));
         let decoder = StackWorkspace::new(dims, config.decoder_depth, activations, planner)?;
         Ok(MaeWorkspace {
             batch,
             keep,
-            trunk: TrunkWorkspace::new(&config.vit, batch, keep, activations, planner)?,
-            latent: planner.activations((batch, 1 + keep, config.vit.dim))?,
-            stats: planner.f32((batch, 1 + keep, 2))?,
-            dlatent: planner.activations((batch, 1 + keep, config.vit.dim))?,
-            unshuffle: UnshuffleWorkspace::new(batch, 1 + keep, config.decoder_dim, planner)?,
+            trunk: TrunkWorkspace::of_mae(config, batch, keep, activations, planner)?,
+            latent: planner.activations((seen.0, seen.1, config.vit.dim))?,
+            stats: planner.f32((seen.0, seen.1, 2))?,
+            dlatent: planner.activations((seen.0, seen.1, config.vit.dim))?,
+            decoder_input: DecoderInputWorkspace::new(config, batch, keep, planner)?,
             removed: RemovedWorkspace::new(&decoder, patches - keep, planner)?,
             decoder,
-            head: PixelHeadWorkspace::new(config, batch, patches - keep, planner)?,
+            head: PatchHeadWorkspace::new(config, batch, patches - keep, planner)?,
             bytes: planner.bytes(),
         })
     }
@@ -234,16 +241,17 @@ impl Mae {
     /// The forward pass, loss included ([`MaeWorkspace::loss`]).
     ///
     /// # Errors
-    /// If the input does not fit the workspace.
+    /// If the input does not fit the workspace, or a fixed part of the target is not there ([`Error::NoTarget`]).
     pub fn forward(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<()> {
+        self.check_target()?;
         on_compute_thread(self.device(), || {
-            self.unshuffle(input, w)?;
+            self.decoder_input(input, w)?;
             let (ids, x) = (input.ids_restore(), &w.removed.output);
             self.decoder
                 .forward_removed(&self.params, &w.decoder, ids, &w.removed)?;
             self.head.forward(
                 &self.params,
-                &self.config,
+                (&self.config, &self.fixed),
                 x,
                 (input.pixels(), ids),
                 &w.head,
@@ -270,30 +278,30 @@ impl Mae {
                 flat: grads,
                 mode,
             };
-            let (ids_restore, dx) = (input.ids_restore(), &w.decoder.gradient.full);
+            let (ids_restore, dx) = (input.ids_restore(), &w.decoder.gradient);
             let (removed, dremoved) = (&w.removed.output, &w.removed.gradient);
             self.head.backward(g, removed, &w.head, scale, dremoved)?;
             self.decoder
                 .backward_removed(g, &w.decoder, ids_restore, &w.removed)?;
             let saved = (&w.latent, ids_restore);
-            self.unshuffle
-                .backward(g, saved, &w.unshuffle, dx, &w.dlatent)?;
+            self.decoder_input
+                .backward(g, saved, &w.decoder_input, dx, &w.dlatent)?;
             let (stream, d) = (w.trunk.output(), w.trunk.gradient());
             reduce::fill(&d.full, 0.0)?;
             self.norm
                 .backward(g, (stream, &w.stats), &w.dlatent, d, Below::default())?;
-            self.trunk.backward(g, &w.trunk, &Training::default())
+            self.trunk.backward(g, &w.trunk, &of_encoder(input))
         })
     }
 
-    /// Predicts every patch, visible ones too: `[B, L, P·P·C]` in (row, column, channel) order, in
-    /// the target's space (see [`crate::ops::masked_loss::Target`]).
+    /// Predicts every patch, visible ones too, in the target's space: pixels `[B, L, P·P·C]` in (row, column, channel) order (see
+    /// [`crate::ops::masked_loss::Target`]), coefficients `[B, L, components]`, or the tokens' logits `[B, L, vocabulary]`.
     ///
     /// # Errors
     /// If the input does not fit the workspace.
     pub fn predict(&self, input: &MaeInput, w: &mut MaeWorkspace) -> Result<Vec<f32>> {
         let all = on_compute_thread(self.device(), || {
-            self.unshuffle(input, w)?;
+            self.decoder_input(input, w)?;
             self.decoder.forward(&self.params, &w.decoder, None)?;
             self.head.predict_all(&self.params, w.decoder.output())
         })?;
@@ -301,7 +309,7 @@ impl Mae {
     }
 
     /// Encodes the visible patches, and makes the decoder's input.
-    fn unshuffle(&self, input: &MaeInput, w: &MaeWorkspace) -> Result<()> {
+    fn decoder_input(&self, input: &MaeInput, w: &MaeWorkspace) -> Result<()> {
         let (expected, actual) = (vec![w.batch, w.keep], vec![input.batch(), input.keep()]);
         if expected != actual {
             let what = "the batch (images, visible patches) against its workspace";
@@ -317,17 +325,17 @@ impl Mae {
             trunk_input,
             &self.pos_embed,
             &w.trunk,
-            &Training::default(),
+            &of_encoder(input),
         )?;
         self.norm
             .forward(&self.params, w.trunk.output(), &w.latent, &w.stats)?;
         let positions = &self.decoder_pos_embed;
-        let (ids, x) = (input.ids_restore(), w.decoder.input());
-        self.unshuffle
-            .forward(&self.params, &w.latent, ids, positions, &w.unshuffle, x)
+        let (latent, x) = ((&w.latent, input.ids_restore()), w.decoder.input());
+        self.decoder_input
+            .forward(&self.params, latent, positions, &w.decoder_input, x)
     }
 
-    /// A copy of the encoder, for features.
+    /// A copy of the encoder, for features. It sees every patch, so it has no mask tokens.
     ///
     /// # Errors
     /// If the device has no room.
@@ -339,12 +347,13 @@ impl Mae {
         Ok(encoder)
     }
 
-    /// Every weight under the reference code's name, the fixed position embeddings included.
+    /// Every weight under the reference code's name, the fixed position embeddings and the target's fixed parts included.
     ///
     /// # Errors
     /// If the device fails.
     pub fn state_dict(&self) -> Result<StateDict> {
         let mut state = names::save(&self.params)?;
+        state.extend(self.fixed.state_dict()?);
         for (name, tensor) in self.buffers() {
             let (rows, dim) = tensor.dims2()?;
             let data = tensor.flatten_all()?.to_vec1()?;
@@ -359,19 +368,24 @@ impl Mae {
         Ok(state)
     }
 
-    /// Takes weights under the reference code's names, the position embeddings included.
+    /// Takes weights under the reference code's names, the position embeddings and the target's fixed parts included.
     ///
     /// # Errors
     /// Names what is missing, unexpected or of another shape; then nothing has changed.
-    pub fn load_state_dict(&self, state: &StateDict) -> Result<()> {
-        let shapes = self
+    pub fn load_state_dict(&mut self, state: &StateDict) -> Result<()> {
+        let fixed = Fixed::from_state_dict(&self.config, state, self.device())?;
+        // Those of the target fit: they were taken.
+        let own = fixed.names(state);
+        let buffers = self
             .buffers()
             .map(|(name, tensor)| (name, [&[1], tensor.dims()].concat()));
+        let shapes: Vec<_> = buffers.into_iter().chain(own).collect();
         names::load(&self.params, state, &shapes)?;
         for (name, tensor) in self.buffers() {
             let flat = tensor.flatten_all()?;
             write_range(&flat, 0..flat.elem_count(), &state[name].data)?;
         }
+        self.fixed = fixed;
         Ok(())
     }
 
@@ -383,7 +397,23 @@ impl Mae {
     }
 }
 
-/// Whether a parameter of the reference code's name is the decoder's.
+/// What the encoder's pass is told beside the visible patches.
+fn of_encoder(input: &MaeInput) -> Training<'_> {
+    Training {
+        ids_restore: Some(input.ids_restore()),
+        ..Training::default()
+    }
+}
+
+/// Whether a weight of this name is the decoder's, a mask token, or a fixed part of the target, so that an encoder that sees every patch
+/// does without.
 pub fn is_decoder(name: &str) -> bool {
-    name == "mask_token" || name.starts_with("decoder_")
+    ["mask_token", ENCODER_MASK_TOKEN].contains(&name)
+        || name.starts_with("decoder_")
+        || target::is_fixed(name)
+}
+
+/// Whether a weight of this name is trained in pre-training, rather than a fixed position embedding or part of the target.
+pub fn is_trained(name: &str) -> bool {
+    !name.ends_with("pos_embed") && !target::is_fixed(name)
 }

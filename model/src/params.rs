@@ -109,7 +109,8 @@ fn views(flat: &Tensor, specs: &[ParamSpec]) -> Result<Vec<Tensor>> {
         .collect::<candle_core::Result<Vec<_>>>()?)
 }
 
-/// See the [module](self).
+/// See the [module](self). A clone shares the numbers.
+#[derive(Clone, Debug)]
 pub struct Params {
     specs: Vec<ParamSpec>,
     flat: Tensor,
@@ -119,6 +120,7 @@ pub struct Params {
 }
 
 /// A rounded copy of the parameters, for products.
+#[derive(Clone, Debug)]
 struct Low {
     flat: Tensor,
     views: Vec<Tensor>,

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 
-use crate::config::{MaeConfig, Pooling, VitConfig};
+use crate::config::{MaeConfig, Pooling, Target, VitConfig};
 use crate::drop_path::DropPath;
-use crate::names::StateDict;
+use crate::names::{StateDict, StateTensor};
 use crate::ops::masked_loss::NORM_PIX_EPS;
+use crate::tokenizer::Tokenizer;
 use crate::{MaeInput, Result};
 
 /// Weights as autograd variables, by the reference code's names.
@@ -105,12 +106,12 @@ impl PlainModel {
         Ok((&x + scaled(branch, 1)?)?)
     }
 
-    /// The encoder's last residual stream `[B, 1 + K, D]`.
+    /// The encoder's last residual stream `[B, 1 + K, D]`; with `restore`, mask tokens among the patches, `[B, 1 + L, D]`.
     fn trunk(
         &self,
         config: &VitConfig,
         pixels: &Tensor,
-        ids: &Tensor,
+        (ids, restore): (&Tensor, Option<&Tensor>),
         drop: Option<&DropPath>,
     ) -> Result<Tensor> {
         let (batch, keep) = ids.dims2()?;
@@ -121,9 +122,16 @@ impl PlainModel {
         for (image, row) in rows.iter().enumerate() {
             let ids = Tensor::from_slice(row, keep, &Device::Cpu)?;
             let visible = patches.get(image)?.index_select(&ids, 0)?;
-            let places = (&ids + 1.0)?;
-            let x = (self.linear("patch_embed.proj", &visible)?
-                + positions.index_select(&places, 0)?)?;
+            let mut x = self.linear("patch_embed.proj", &visible)?;
+            let mut places = (&ids + 1.0)?;
+            if let Some(restore) = restore {
+                let count = config.patches();
+                let token = self.get("encoder_mask_token").squeeze(0)?;
+                let tokens = token.broadcast_as((count - keep, config.dim))?;
+                x = Tensor::cat(&[x, tokens], 0)?.index_select(&restore.get(image)?, 0)?;
+                places = Tensor::arange(1, 1 + count as u32, &Device::Cpu)?;
+            }
+            let x = (x + positions.index_select(&places, 0)?)?;
             let class_row = (self.get("cls_token").squeeze(0)? + positions.narrow(0, 0, 1)?)?;
             sequences.push(Tensor::cat(&[class_row, x], 0)?);
         }
@@ -161,12 +169,19 @@ impl PlainModel {
         let eps = config.vit.norm_eps;
         let (batch, keep) = input.ids_keep().dims2()?;
         let (patches, len) = (config.patches(), config.vit.patch_len());
-        let latent = self.trunk(&config.vit, input.pixels(), input.ids_keep(), None)?;
+        let all = config.encoder_mask_tokens;
+        let ids = (input.ids_keep(), all.then_some(input.ids_restore()));
+        let latent = self.trunk(&config.vit, input.pixels(), ids, None)?;
         let visible = self.linear("decoder_embed", &self.norm("norm", eps, &latent)?)?;
         let restore = input.ids_restore().to_vec2::<u32>()?;
         let mut sequences = Vec::with_capacity(batch);
         let mut mask = Vec::with_capacity(batch * patches);
         for (image, row) in restore.iter().enumerate() {
+            mask.extend(row.iter().map(|&place| f32::from(place as usize >= keep)));
+            if all {
+                sequences.push(visible.get(image)?);
+                continue;
+            }
             let mask_rows = self
                 .get("mask_token")
                 .squeeze(0)?
@@ -176,7 +191,6 @@ impl PlainModel {
             let ids = Tensor::from_slice(row, patches, &Device::Cpu)?;
             let restored = shuffled.index_select(&ids, 0)?;
             sequences.push(Tensor::cat(&[image.narrow(0, 0, 1)?, restored], 0)?);
-            mask.extend(row.iter().map(|&place| f32::from(place as usize >= keep)));
         }
         let mut x = Tensor::stack(&sequences, 0)?.broadcast_add(&self.get("decoder_pos_embed"))?;
         for i in 0..config.decoder_depth {
@@ -206,7 +220,27 @@ impl PlainModel {
             let variance = (centred.sqr()?.sum_keepdim(D::Minus1)? / (len as f64 - 1.0))?;
             target = centred.broadcast_div(&(variance + f64::from(NORM_PIX_EPS))?.sqrt()?)?;
         }
-        let errors = (x - target)?.sqr()?.mean(D::Minus1)?;
+        let errors = match &config.target {
+            Target::Pixels => (x - target)?.sqr()?.mean(D::Minus1)?,
+            Target::Pca { .. } => {
+                let centred = target.broadcast_sub(&self.get("target.mean"))?;
+                let coefficients = centred.broadcast_matmul(&self.get("target.basis").t()?)?;
+                (x - coefficients)?.sqr()?.mean(D::Minus1)?
+            }
+            Target::Tokens { tokenizer } => {
+                let own = self.buffers.iter();
+                let own = own.filter(|(name, _)| name.starts_with("tokenizer."));
+                let own = own.map(|(name, tensor)| {
+                    let (shape, data) = (tensor.dims().to_vec(), tensor.flatten_all()?.to_vec1()?);
+                    Ok((name.clone(), StateTensor { shape, data }))
+                });
+                let own = own.collect::<Result<StateDict>>()?;
+                let tokenizer = Tokenizer::from_state_dict(tokenizer.clone(), &own, &Device::Cpu)?;
+                let tokens = tokenizer.tokens(input.pixels())?.unsqueeze(2)?;
+                let log_sums = x.exp()?.sum(D::Minus1)?.log()?;
+                (log_sums - x.contiguous()?.gather(&tokens, 2)?.squeeze(2)?)?
+            }
+        };
         let mask = Tensor::from_vec(mask, (batch, patches), &Device::Cpu)?;
         Ok(((errors * &mask)?.sum_all()? / f64::from(mask.sum_all()?.to_scalar::<f32>()?))?)
     }
@@ -225,7 +259,7 @@ impl PlainModel {
         let (batch, patches) = (pixels.dims()[0], config.patches());
         let ids: Vec<u32> = (0..batch).flat_map(|_| 0..patches as u32).collect();
         let ids = Tensor::from_vec(ids, (batch, patches), &Device::Cpu)?;
-        let x = self.trunk(config, pixels, &ids, drop)?;
+        let x = self.trunk(config, pixels, (&ids, None), drop)?;
         let pooled = match pooling {
             Pooling::Token => {
                 self.norm("norm", config.norm_eps, &x.narrow(1, 0, 1)?.squeeze(1)?)?

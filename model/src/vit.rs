@@ -106,6 +106,7 @@ impl VitTraining {
             augmentation: Some(&self.augmentation),
             drop_path: self.drop_path.as_ref(),
             frozen: self.frozen_blocks,
+            ids_restore: None,
         }
     }
 }

@@ -5,8 +5,8 @@
 use candle_core::{Device, Tensor};
 use mae_model::reference::PlainModel;
 use mae_model::{
-    Accumulate, Activations, DropPath, Mae, MaeConfig, MaeInput, Params, Pooling, StateDict,
-    VitClassifier, VitConfig, VitInput, VitTraining,
+    Accumulate, Activations, DropPath, Mae, MaeConfig, MaeInput, Params, PcaBasis, Pooling,
+    StateDict, Target, Tokenizer, TokenizerConfig, VitClassifier, VitConfig, VitInput, VitTraining,
 };
 
 fn vit(image_size: (usize, usize), channels: usize) -> VitConfig {
@@ -119,16 +119,25 @@ fn leftovers(params: &Params) -> Tensor {
 }
 
 fn check_mae(image_size: (usize, usize), channels: usize, keep: usize, norm_pix_loss: bool) {
-    let config = MaeConfig {
-        vit: vit(image_size, channels),
-        decoder_dim: 16,
-        decoder_depth: 2,
-        decoder_heads: 2,
-        norm_pix_loss,
-    };
+    check_mae_of(
+        &MaeConfig {
+            vit: vit(image_size, channels),
+            decoder_dim: 16,
+            decoder_depth: 2,
+            decoder_heads: 2,
+            norm_pix_loss,
+            encoder_mask_tokens: false,
+            target: Target::Pixels,
+        },
+        keep,
+    );
+}
+
+fn check_mae_of(config: &MaeConfig, keep: usize) {
+    let (image_size, channels) = (config.vit.image_size, config.vit.channels);
     let batch = 3;
     let device = Device::Cpu;
-    let mae = Mae::new(config, &device, 1).unwrap();
+    let mut mae = Mae::new(config.clone(), &device, 1).unwrap();
     let state = disturb(mae.state_dict().unwrap());
     mae.load_state_dict(&state).unwrap();
     assert_eq!(mae.state_dict().unwrap(), state);
@@ -183,6 +192,85 @@ fn check_mae(image_size: (usize, usize), channels: usize, keep: usize, norm_pix_
     compare(&mae.params, &halves.to_vec1().unwrap(), &plain, &loss);
 }
 
+/// Targets beside pixels: the plain model's prediction with their losses in candle's operations.
+fn check_target(target: Target) {
+    let config = MaeConfig {
+        vit: vit((8, 12), 3),
+        decoder_dim: 16,
+        decoder_depth: 1,
+        decoder_heads: 2,
+        norm_pix_loss: false,
+        encoder_mask_tokens: false,
+        target,
+    };
+    let (batch, keep, device) = (2, 2, Device::Cpu);
+    let (patches, len) = (config.patches(), config.vit.patch_len());
+    let mut mae = Mae::new(config, &device, 1).unwrap();
+    let random = |n: usize, seed| -> Vec<f32> {
+        let numbers = numbers(n, seed);
+        numbers
+            .map(|x| x as f32 / (1u64 << 30) as f32 - 1.0)
+            .collect()
+    };
+    match mae.config.target.clone() {
+        Target::Pixels => {}
+        Target::Pca { components } => mae
+            .set_pca(&PcaBasis {
+                mean: random(len, 3),
+                basis: random(components * len, 4),
+            })
+            .unwrap(),
+        Target::Tokens { tokenizer } => mae
+            .set_tokenizer(Tokenizer::new(tokenizer, &device, 5).unwrap())
+            .unwrap(),
+    }
+    let mut state = mae.state_dict().unwrap();
+    let is_fixed = |name: &&String| name.starts_with("target.") || name.starts_with("tokenizer.");
+    let fixed: Vec<String> = state.keys().filter(is_fixed).cloned().collect();
+    let kept_parts: Vec<_> = fixed.iter().map(|name| state[name].clone()).collect();
+    state = disturb(state);
+    for (name, tensor) in fixed.iter().zip(kept_parts) {
+        state.insert(name.clone(), tensor);
+    }
+    mae.load_state_dict(&state).unwrap();
+
+    let pixels = bytes(batch * 8 * 12 * 3);
+    let (kept, restore) = masks(batch, patches, keep);
+    let input = MaeInput::from_host(&mae.config, &pixels, &kept, &restore, &device).unwrap();
+    let mut names: Vec<&str> = fixed.iter().map(String::as_str).collect();
+    names.extend(["pos_embed", "decoder_pos_embed"]);
+    let plain = PlainModel::new(&state, &names).unwrap();
+    let loss = plain.mae_loss(&mae.config, &input).unwrap();
+
+    let mut w = mae.workspace(batch, keep, Activations::Keep).unwrap();
+    let grads = leftovers(&mae.params);
+    mae.forward(&input, &mut w).unwrap();
+    mae.backward(&input, &mut w, &grads, 1.0, Accumulate::Replace)
+        .unwrap();
+    let (exact, got) = (loss.to_scalar::<f32>().unwrap(), w.loss().unwrap());
+    assert!((got / exact - 1.0).abs() < 1e-5, "{got} {exact}");
+    compare(&mae.params, &grads.to_vec1().unwrap(), &plain, &loss);
+}
+
+#[test]
+fn mae_of_coefficients() {
+    check_target(Target::Pca { components: 7 });
+}
+
+#[test]
+fn mae_of_tokens() {
+    check_target(Target::Tokens {
+        tokenizer: TokenizerConfig {
+            image_size: (8, 12),
+            channels: 3,
+            patch_size: 4,
+            vocabulary: 11,
+            hidden: 8,
+            blocks: 1,
+        },
+    });
+}
+
 #[test]
 fn mae_square() {
     check_mae((16, 16), 3, 4, false);
@@ -197,6 +285,23 @@ fn mae_norm_pix_not_square_four_channels() {
 fn mae_one_visible_and_all_but_one() {
     check_mae((12, 12), 1, 1, false);
     check_mae((12, 12), 1, 8, true);
+}
+
+#[test]
+fn mae_with_mask_tokens_in_the_encoder() {
+    let config = |image_size, channels, norm_pix_loss| MaeConfig {
+        vit: vit(image_size, channels),
+        decoder_dim: 16,
+        decoder_depth: 1,
+        decoder_heads: 2,
+        norm_pix_loss,
+        encoder_mask_tokens: true,
+        target: Target::Pixels,
+    };
+    check_mae_of(&config((16, 16), 3, false), 4);
+    check_mae_of(&config((8, 20), 4, true), 3);
+    check_mae_of(&config((12, 12), 1, false), 1);
+    check_mae_of(&config((12, 12), 1, true), 8);
 }
 
 fn check_vit(pooling: Pooling, drop_path: Option<f64>, activations: Activations) {

@@ -9,4 +9,5 @@ mod prepare;
 mod pretrain;
 mod run;
 mod shard;
+mod targets;
 mod usage;

@@ -177,7 +177,7 @@ def run(binary, scratch, processes):
         sys.exit(f"{requests} requests for {SHARDS} shards that are in the cache")
     check("nginx without ranges", f"{whole}/data/{braces}", "--cache", scratch / "cache-2")
     size = (data / "train-000000.tar").stat().st_size
-    check("nginx, cache for two of three", f"{ranged}/data/{braces}", "--cache", scratch / "cache-5", "--cache-size", int(2.5 * size))  # fmt: skip
+    check("nginx, cache for two of three", f"{ranged}/data/{braces}", "--cache", scratch / "cache-5", "--cache-size", int(2.5 * size), "--window", "all")  # fmt: skip
 
     process, env = moto(data)
     processes.append(process)

@@ -6,6 +6,7 @@ writes into FOLDER, by default tests/reference/golden:
 
     timm_wide_norm.safetensors, timm_wide_plain.safetensors   16 x 24 pixels of 4 channels, with and without norm_pix
     timm_gray_norm.safetensors                                a high, narrow image of one channel, patch 2, MLP ratio 2
+    timm_encoder_mask_tokens.safetensors                      the paper's ablation: mask tokens in the encoder (table 1c)
     vit_token.safetensors, vit_avg.safetensors                timm's VisionTransformer with cross-entropy
     formulas.json                                             position embeddings, kept patches, initial weights
 
@@ -32,7 +33,10 @@ NORM_EPS = 1e-6
 
 
 class Mae(nn.Module):
-    """The masked autoencoder of the paper on a grid of any shape, with the reference code's parameter names."""
+    """The masked autoencoder of the paper on a grid of any shape, with the reference code's parameter names.
+
+    With `encoder_mask_tokens` the encoder sees every patch, removed ones as `encoder_mask_token`, and there is no `mask_token`.
+    """
 
     def __init__(self, facts):
         super().__init__()
@@ -55,7 +59,11 @@ class Mae(nn.Module):
         self.blocks = stack(dim, facts["depth"], facts["heads"])
         self.norm = norm(dim)
         self.decoder_embed = nn.Linear(dim, decoder_dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        self.masks_in_encoder = facts.get("encoder_mask_tokens", False)
+        if self.masks_in_encoder:
+            self.encoder_mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        else:
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         self.decoder_pos_embed = fixed(decoder_dim)
         self.decoder_blocks = stack(decoder_dim, facts["decoder_depth"], facts["decoder_heads"])
         self.decoder_norm = norm(decoder_dim)
@@ -92,21 +100,27 @@ class Mae(nn.Module):
             return torch.gather(tokens, 1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
 
         patches, keep = ids_restore.shape[1], ids_keep.shape[1]
-        tokens = pick(self.patch_embed(x) + self.pos_embed[:, 1:], ids_keep)
+        removed = (ids_restore >= keep).float()
+        tokens = self.patch_embed(x)
+        if self.masks_in_encoder:
+            tokens = torch.where(removed[:, :, None] > 0, self.encoder_mask_token, tokens) + self.pos_embed[:, 1:]
+        else:
+            tokens = pick(tokens + self.pos_embed[:, 1:], ids_keep)
         start = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         tokens = torch.cat([start, tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.decoder_embed(self.norm(tokens))
 
-        masks = self.mask_token.expand(len(x), patches - keep, -1)
-        full = pick(torch.cat([tokens[:, 1:], masks], dim=1), ids_restore)
-        tokens = torch.cat([tokens[:, :1], full], dim=1) + self.decoder_pos_embed
+        if not self.masks_in_encoder:
+            masks = self.mask_token.expand(len(x), patches - keep, -1)
+            full = pick(torch.cat([tokens[:, 1:], masks], dim=1), ids_restore)
+            tokens = torch.cat([tokens[:, :1], full], dim=1)
+        tokens = tokens + self.decoder_pos_embed
         for block in self.decoder_blocks:
             tokens = block(tokens)
         prediction = self.decoder_pred(self.decoder_norm(tokens))[:, 1:]
 
-        removed = (ids_restore >= keep).float()
         error = (prediction - self.target(x)).square().mean(dim=-1)
         return (error * removed).sum() / removed.sum(), prediction
 
@@ -149,7 +163,8 @@ def export_mae(path, seed, batch, mask_ratio, facts):
         "adamw.losses": golden.adamw_losses(trainable, lambda: model(x, ids_keep, ids_restore)[0]),
     }
     after = dict(trainable)
-    for name in ["cls_token", "mask_token", "norm.weight", "decoder_pred.weight"]:
+    mask_token = "encoder_mask_token" if model.masks_in_encoder else "mask_token"
+    for name in ["cls_token", mask_token, "norm.weight", "decoder_pred.weight"]:
         tensors[f"adamw.after.{name}"] = golden.array(after[name])
     shapes = {n: p.shape for n, p in trainable}
     document = {"model": facts, "mask_ratio": mask_ratio, "adamw": golden.adamw_facts(shapes), "made_by": made_by()}
@@ -312,6 +327,8 @@ if __name__ == "__main__":
     export_mae(folder / "timm_wide_norm.safetensors", 10, 2, 0.75, wide | {"norm_pix_loss": True})
     export_mae(folder / "timm_wide_plain.safetensors", 10, 2, 0.75, wide | {"norm_pix_loss": False})
     export_mae(folder / "timm_gray_norm.safetensors", 20, 3, 0.6, gray | {"norm_pix_loss": True})
+    masked = gray | {"norm_pix_loss": True, "encoder_mask_tokens": True}
+    export_mae(folder / "timm_encoder_mask_tokens.safetensors", 40, 3, 0.6, masked)
     export_vit(folder / "vit_token.safetensors", "token")
     export_vit(folder / "vit_avg.safetensors", "avg")
     export_formulas(folder / "formulas.json")

@@ -269,7 +269,7 @@ fn features_need_labels() {
 fn features_that_are_not_finite_name_their_sample() {
     let folder = tempfile::tempdir().unwrap();
     let data = dataset(folder.path(), LabelSource::Cls);
-    let mae = model(1);
+    let mut mae = model(1);
     let mut weights = mae.state_dict().unwrap();
     weights.get_mut("norm.bias").unwrap().data[7] = f32::NAN;
     mae.load_state_dict(&weights).unwrap();

@@ -319,3 +319,87 @@ fn the_waiting_share_says_whether_the_loader_or_the_step_is_slow() {
     // One has some seventy times the work of the other, so that load moves the shares by little.
     assert!(loader > 0.5 && step < 0.5, "{loader} {step}");
 }
+
+/// One block of any width: trained, saved and loaded whole.
+#[test]
+fn decoders_of_any_width_and_one_block_train_and_load() {
+    let root = tempfile::tempdir().unwrap();
+    let data = common::shards(&root.path().join("data"), 40);
+    for (width, heads) in [(32, 1), (128, 4), (256, 8)] {
+        let run = root.path().join(format!("run-{width}"));
+        let raw = RawPretrain {
+            // The named model's heads, which do not divide every one of these.
+            model: Some("mae-tiny-patch4".to_owned()),
+            decoder_dim: Some(width),
+            decoder_depth: Some(1),
+            decoder_heads: None,
+            epochs: Some(2),
+            ..common::small_run(&data, &run)
+        };
+        let summary = train(raw).unwrap();
+        assert_eq!(summary.step, 10);
+        let options = ImportOptions::default();
+        let (mae, _) = checkpoint::load_mae(&run, &options, &Device::Cpu).unwrap();
+        let config = &mae.config;
+        assert_eq!(
+            (
+                config.decoder_dim,
+                config.decoder_depth,
+                config.decoder_heads
+            ),
+            (width, 1, heads)
+        );
+    }
+}
+
+/// The paper's ablation, from training to features and fine-tuning's encoder.
+#[test]
+fn mask_tokens_in_the_encoder_train_and_leave_a_plain_encoder() {
+    let root = tempfile::tempdir().unwrap();
+    let data = common::shards(&root.path().join("data"), 40);
+    let run = root.path().join("run");
+    let raw = RawPretrain {
+        encoder_mask_tokens: Some(true),
+        epochs: Some(12),
+        accum_iter: Some(1),
+        batch_size: Some(8),
+        activation_checkpointing: Some(true),
+        val_data: Some(vec![data.clone()]),
+        picture_every: Some(12),
+        ..common::small_run(&data, &run)
+    };
+    train(raw).unwrap();
+    let epochs: Vec<f64> = log::read(&output::log_path(&run))
+        .unwrap()
+        .into_iter()
+        .filter_map(|line| match line {
+            LogLine::Epoch(line) => Some(line.loss),
+            LogLine::Step(_) => None,
+        })
+        .collect();
+    assert!(epochs[11] < 0.9 * epochs[0], "{epochs:?}");
+
+    let options = ImportOptions::default();
+    let (mae, _) = checkpoint::load_mae(&run, &options, &Device::Cpu).unwrap();
+    assert!(mae.config.encoder_mask_tokens);
+    let state = mae.state_dict().unwrap();
+    assert!(state.contains_key("encoder_mask_token") && !state.contains_key("mask_token"));
+    let (encoder, _) = checkpoint::load_encoder(&run, &options, &Device::Cpu).unwrap();
+    let own = encoder.state_dict().unwrap();
+    assert!(own.iter().all(|(name, tensor)| state[name] == *tensor));
+    assert!(!own.contains_key("encoder_mask_token"));
+    assert!(own == mae.encoder().unwrap().state_dict().unwrap());
+    // The file of weights alone says it, too.
+    let file = root.path().join("weights.safetensors");
+    let newest = checkpoint::folder(&run).join("step-00000060/model.safetensors");
+    fs::copy(newest, &file).unwrap();
+    let options = ImportOptions {
+        heads: Some(2),
+        decoder_heads: Some(2),
+        norm_pix_loss: Some(false),
+        ..options
+    };
+    let (again, _) = checkpoint::load_mae(&file, &options, &Device::Cpu).unwrap();
+    assert!(again.config.encoder_mask_tokens && again.state_dict().unwrap() == state);
+    checkpoint::load_encoder(&file, &options, &Device::Cpu).unwrap();
+}

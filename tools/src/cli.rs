@@ -19,6 +19,7 @@ use crate::inspect::InspectArgs;
 use crate::pretrain::PretrainArgs;
 use crate::selftest::SelftestArgs;
 use crate::shard::ShardArgs;
+use crate::tokenizer::TokenizerArgs;
 
 /// Pre-train masked autoencoders on sharded image datasets, and evaluate them.
 #[derive(Debug, Parser)]
@@ -125,6 +126,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     Pretrain(Box<PretrainArgs>),
     Finetune(Box<FinetuneArgs>),
+    Tokenizer(TokenizerArgs),
     Eval(EvalArgs),
     Export(ExportArgs),
     Bench(BenchArgs),

@@ -19,6 +19,7 @@ mod selftest;
 mod shard;
 mod table;
 mod terminal;
+mod tokenizer;
 mod units;
 
 use std::io::{self, IsTerminal, Write};
@@ -72,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Pretrain(args) => pretrain::run(*args),
         Command::Finetune(args) => finetune::run(*args),
+        Command::Tokenizer(args) => tokenizer::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(args),

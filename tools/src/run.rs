@@ -13,6 +13,8 @@ use mae_trainer::checkpoint::RunConfig;
 use mae_trainer::finetune::FinetuneStart;
 use mae_trainer::metrics::log::{DataCount, EpochLine, StepLine};
 use mae_trainer::observer::{Start, StepReport, Summary};
+use mae_trainer::target::PcaFit;
+use mae_trainer::tokenizer::TokenizerStart;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -170,6 +172,29 @@ impl Observer for Progress {
         self.begin((start.total_steps, start.step), start.config.epochs);
     }
 
+    fn fitting(&mut self, done: u64, total: u64) {
+        if self.bar.is_none() && io::stderr().is_terminal() {
+            self.bar = Some(bars().add(crate::progress::bar(total, "images for the basis")));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+
+    fn fitted(&mut self, fit: &PcaFit) {
+        self.close();
+        let shown = fit.eigenvalues.iter().take(8);
+        let shown: Vec<String> = shown.map(|variance| format!("{variance:.4}")).collect();
+        tracing::info!(
+            "basis of {} principal components from {} patches of {} images: {:.2}% of the variance; largest eigenvalues {}",
+            fit.explained_variance_ratio.len(),
+            fit.patches,
+            fit.images,
+            100.0 * fit.explained(),
+            shown.join(", ")
+        );
+    }
+
     fn finetuning(&mut self, start: &FinetuneStart<'_>) {
         match start.config.to_toml() {
             Ok(settings) => tracing::info!("settings:\n{}", settings.trim_end()),
@@ -195,6 +220,24 @@ impl Observer for Progress {
             start.decoder,
             show_memory(start.loader_memory),
             show_bytes(start.activations as u64)
+        );
+        self.begin((start.total_steps, start.step), start.config.epochs);
+    }
+
+    fn tokenizing(&mut self, start: &TokenizerStart<'_>) {
+        match start.config.to_toml() {
+            Ok(settings) => tracing::info!("settings:\n{}", settings.trim_end()),
+            Err(error) => tracing::warn!("{error}"),
+        }
+        if let Some(path) = start.resumed {
+            tracing::info!("going on from {} (step {})", path.display(), start.step);
+        }
+        tracing::info!(
+            "{} parameters; {} samples, {} steps an epoch, {} steps in all",
+            start.parameters,
+            start.samples,
+            start.steps_per_epoch,
+            start.total_steps
         );
         self.begin((start.total_steps, start.step), start.config.epochs);
     }
@@ -248,8 +291,11 @@ impl Observer for Progress {
             }
             _ => String::new(),
         };
+        let codes = line.val_codes.map_or(String::new(), |codes| {
+            format!(", {} codes in use", codes.used)
+        });
         tracing::info!(
-            "epoch {}/{} done: loss {:.4}{val}{accuracy}{}",
+            "epoch {}/{} done: loss {:.4}{val}{accuracy}{codes}{}",
             line.epoch,
             self.epochs,
             line.loss,

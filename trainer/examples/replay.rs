@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ids = numbers(ids.data(), u32::from_le_bytes);
     let patches = case.config.patches();
 
-    let mae = Mae::new(case.config, &Device::Cpu, 0)?;
+    let mut mae = Mae::new(case.config, &Device::Cpu, 0)?;
     mae.load_state_dict(&weights)?;
     let config = mae.config.clone();
     let settings = AdamWSettings {

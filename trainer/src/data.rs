@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use mae_loader::{
-    Dataset, DatasetOptions, LabelSource, Loader, Mixture, TrainTransform, Transform, Window,
+    Dataset, DatasetOptions, LabelSource, Loader, Mixture, TrainTransform, Transform,
 };
 
-use crate::config::{self, PretrainConfig, Sources, WindowSize};
+use crate::config::{self, PretrainConfig, Sources};
 use crate::error::{Error, Result};
 use crate::observer::MixedPart;
 use crate::validate;
@@ -79,10 +79,7 @@ impl Data {
             .seed(config.seed)
             .threads(config.thread_budget())
             .epochs(config.epochs)
-            .window(match config.window {
-                WindowSize::All => Window::All,
-                WindowSize::Shards(n) => Window::Shards(n as u32),
-            })
+            .window(config.window.into())
             .prefetch(config.prefetch)
             .max_bad_fraction(config.max_bad_fraction)
             .drop_last(true)

@@ -93,6 +93,14 @@ pub enum Error {
         /// Why.
         reason: ForeignError,
     },
+    /// A folder that holds no tokenizer.
+    #[error("{} is no tokenizer: {reason}. Give the folder that `mae tokenizer train` wrote", path.display())]
+    Tokenizer {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing or wrong.
+        reason: String,
+    },
     /// Moments that do not fit the model's parameters.
     #[error("the optimiser's state has {found} for {name}, the model needs shape {expected:?}")]
     OptimizerState {

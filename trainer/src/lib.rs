@@ -21,6 +21,8 @@ pub mod pretrain;
 mod run;
 pub mod schedule;
 pub mod step;
+pub mod target;
+pub mod tokenizer;
 mod update;
 mod validate;
 

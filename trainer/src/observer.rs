@@ -10,7 +10,9 @@ use mae_model::StepMemory;
 use crate::checkpoint::Best;
 use crate::config::PretrainConfig;
 use crate::finetune::FinetuneStart;
-use crate::metrics::log::{EpochLine, StepLine};
+use crate::metrics::log::{CodeUsage, EpochLine, StepLine};
+use crate::target::PcaFit;
+use crate::tokenizer::TokenizerStart;
 
 /// The run before its first step.
 #[derive(Debug)]
@@ -96,6 +98,8 @@ pub struct Summary {
     pub val_loss: Option<f64>,
     /// Held-out top-1 accuracy after that epoch, where it is measured.
     pub val_top1: Option<f64>,
+    /// How a tokenizer uses its codes on held-out data.
+    pub val_codes: Option<CodeUsage>,
     /// The best epoch, where accuracy is measured.
     pub best: Option<Best>,
     /// Seconds of training, over all the run's parts.
@@ -108,8 +112,14 @@ pub struct Summary {
 pub trait Observer {
     /// Before the first step of pre-training.
     fn started(&mut self, _start: &Start<'_>) {}
+    /// While a basis is fitted to the training data, before the first step: `done` images of `total` are gone through.
+    fn fitting(&mut self, _done: u64, _total: u64) {}
+    /// A basis was fitted.
+    fn fitted(&mut self, _fit: &PcaFit) {}
     /// Before the first step of fine-tuning.
     fn finetuning(&mut self, _start: &FinetuneStart<'_>) {}
+    /// Before the first step of training a tokenizer.
+    fn tokenizing(&mut self, _start: &TokenizerStart<'_>) {}
     /// After every update.
     fn step(&mut self, _report: &StepReport) {}
     /// After an update that is logged.
@@ -160,6 +170,10 @@ impl Observer for StopAfter<'_> {
     }
 
     fn finetuning(&mut self, start: &FinetuneStart<'_>) {
+        self.began_at = Some(start.step);
+    }
+
+    fn tokenizing(&mut self, start: &TokenizerStart<'_>) {
         self.began_at = Some(start.step);
     }
 

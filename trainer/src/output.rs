@@ -8,6 +8,7 @@ use crate::checkpoint::RunConfig;
 use crate::checkpoint::{self, Checkpoint, files};
 use crate::config::{CONFIG_FILE, Difference, Resume};
 use crate::error::{Error, Result};
+use crate::target::PcaFit;
 
 /// The log of the run in `output_dir`.
 pub fn log_path(output_dir: &Path) -> PathBuf {
@@ -118,6 +119,17 @@ pub(crate) fn check_same_run<C>(
         );
     }
     Ok(())
+}
+
+/// Name of what a fitted basis came to, in a run's folder.
+pub const PCA_FILE: &str = "pca.json";
+
+/// Writes how much of the data a fitted basis explains; the basis itself is in the checkpoints.
+pub(crate) fn write_fit(output: &Path, fit: &PcaFit) -> Result<()> {
+    let path = output.join(PCA_FILE);
+    let json = serde_json::to_vec_pretty(fit).map_err(io::Error::from);
+    let written = json.and_then(|json| files::commit_file(&path, &json));
+    written.map_err(|source| Error::Write { path, source })
 }
 
 /// Makes the folder, clears what an interrupted run left unfinished, and writes the resolved settings (TOML, and the command that goes

@@ -120,7 +120,7 @@ pub struct Reconstruction {
 
 impl Reconstruction {
     /// From one image's pixels `[H, W, C]`, its `ids_restore` `[L]` with `keep` visible patches, and the prediction
-    /// `[L, P·P·C]` in the target's space. Where the target was normalised patch by patch, the prediction is brought
+    /// `[L, P·P·C]` as [`mae_model::Mae::picture`] makes it of the target. Where the target was normalised patch by patch, the prediction is brought
     /// back with the true patch's mean and deviation: it then shows structure, not brightness, which the model was
     /// never asked for.
     pub fn new(
@@ -174,29 +174,45 @@ fn zoom_of(image: &Picture) -> usize {
     READABLE.div_ceil(image.width.max(image.height)).max(1)
 }
 
+/// Lays images out two in a row, each as it was | as it came back; small images are enlarged.
+pub fn pairs(images: &[[Picture; 2]]) -> Picture {
+    rows(
+        &images
+            .iter()
+            .map(|pair| pair.each_ref())
+            .collect::<Vec<_>>(),
+    )
+}
+
 /// Lays reconstructions out two in a row, each as masked | reconstruction | original; small images are enlarged.
 pub fn grid(reconstructions: &[Reconstruction]) -> Picture {
-    let Some(first) = reconstructions.first() else {
+    let groups: Vec<_> = reconstructions
+        .iter()
+        .map(|three| [&three.masked, &three.reconstructed, &three.original])
+        .collect();
+    rows(&groups)
+}
+
+/// Two groups of pictures in a row.
+fn rows<const N: usize>(groups: &[[&Picture; N]]) -> Picture {
+    let Some(first) = groups.first().and_then(|group| group.first()) else {
         return Picture::new(1, 1, PAPER);
     };
-    let (width, height) = (first.original.width, first.original.height);
-    let zoom = zoom_of(&first.original);
+    let (width, height) = (first.width, first.height);
+    let zoom = zoom_of(first);
     let (gap, space) = (4, 16);
-    let across = reconstructions.len().min(2);
-    let triple = 3 * width * zoom + 2 * gap;
-    let rows = reconstructions.len().div_ceil(across);
+    let across = groups.len().min(2);
+    let group_width = N * width * zoom + (N - 1) * gap;
+    let rows = groups.len().div_ceil(across);
     let mut sheet = Picture::new(
-        across * triple + (across + 1) * space,
+        across * group_width + (across + 1) * space,
         rows * (height * zoom + space) + space,
         PAPER,
     );
-    for (i, three) in reconstructions.iter().enumerate() {
-        let left = space + i % across * (triple + space);
+    for (i, group) in groups.iter().enumerate() {
+        let left = space + i % across * (group_width + space);
         let top = space + i / across * (height * zoom + space);
-        for (k, picture) in [&three.masked, &three.reconstructed, &three.original]
-            .into_iter()
-            .enumerate()
-        {
+        for (k, picture) in group.iter().enumerate() {
             sheet.paste(picture, left + k * (width * zoom + gap), top, zoom);
         }
     }

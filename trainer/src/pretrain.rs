@@ -20,8 +20,9 @@ use crate::observer::{Observer, Outcome, Start};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
-use crate::run::{Journal, Plan, Saving, Standing, Underway, next_batch};
+use crate::run::{HeldOutFigures, Journal, Plan, Saving, Standing, Underway, next_batch};
 use crate::step::{Stepper, host_input};
+use crate::target::{self, PcaFit};
 use crate::validate;
 
 /// Trains as `config` says, from the start or from where an earlier run stopped.
@@ -40,7 +41,8 @@ pub fn pretrain(
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
     if let Some(checkpoint) = &checkpoint {
-        let differences = config.differences(&checkpoint.info.state.config);
+        let mut differences = config.differences(&checkpoint.info.state.config);
+        differences.extend(target::other_tokenizer(config, checkpoint)?);
         output::check_same_run(
             checkpoint,
             differences,
@@ -48,9 +50,12 @@ pub fn pretrain(
             &data.loader.fingerprint(),
         )?;
     }
-    let mut run = Run::new(config, &data, checkpoint.as_ref())?;
+    let (mut run, fit) = Run::new(config, &data, checkpoint.as_ref(), observer)?;
     let settings = (config.to_toml()?, config.resume_command());
     output::prepare(&config.output_dir, settings)?;
+    if let Some(fit) = fit {
+        output::write_fit(&config.output_dir, &fit)?;
+    }
     let mut journal = Journal::open(&config.output_dir, &run.standing, observer)?;
     journal.observer.started(&Start {
         config,
@@ -96,7 +101,8 @@ impl<'a> Run<'a> {
         config: &'a PretrainConfig,
         data: &'a Data,
         checkpoint: Option<&Checkpoint>,
-    ) -> Result<Self> {
+        observer: &mut dyn Observer,
+    ) -> Result<(Self, Option<PcaFit>)> {
         let device = device::open(config.device)?;
         let mut mae = Mae::new(config.mae(), &device, config.seed)?;
         mae.set_precision(config.precision)?;
@@ -107,6 +113,7 @@ impl<'a> Run<'a> {
             weight_decay: config.weight_decay,
         };
         let mut adamw = AdamW::new(&mae.params, settings)?;
+        let mut fit = None;
         let mut data_samples = vec![0; data.train.datasets().len()];
         if let Some(checkpoint) = checkpoint {
             mae.load_state_dict(&checkpoint.model)?;
@@ -116,6 +123,8 @@ impl<'a> Run<'a> {
             for (count, saved) in data_samples.iter_mut().zip(saved) {
                 *count = *saved;
             }
+        } else {
+            fit = target::prepare(&mut mae, config, data, observer)?;
         }
         let mut stepper = Stepper::new(
             mae,
@@ -137,7 +146,7 @@ impl<'a> Run<'a> {
             log_every: config.log_every,
             clips: config.clip_grad.is_some(),
         };
-        Ok(Run {
+        let run = Run {
             config,
             data,
             stepper,
@@ -147,7 +156,8 @@ impl<'a> Run<'a> {
             data_samples,
             drawn: None,
             device_waited: Duration::ZERO,
-        })
+        };
+        Ok((run, fit))
     }
 
     fn go(&mut self, stop: &AtomicBool, journal: &mut Journal<'_>) -> Result<Outcome> {
@@ -215,6 +225,7 @@ impl<'a> Run<'a> {
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
+            tokenizer: None,
         });
         self.standing.queued();
         self.conclude(UNDERWAY, journal)
@@ -266,7 +277,11 @@ impl<'a> Run<'a> {
             self.draw(&format!("epoch-{number:04}"), journal)?;
         }
         let counts = self.data_counts();
-        self.standing.end_epoch((val_loss, None), counts, journal)?;
+        let held_out = HeldOutFigures {
+            loss: val_loss,
+            ..Default::default()
+        };
+        self.standing.end_epoch(held_out, counts, journal)?;
         self.data_samples.fill(0);
         Ok(true)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mae_loader::{Cursor, Dataset, Loader, LoaderBuilder, TrainTransform, Transform};
+use mae_loader::{Cursor, Dataset, Loader, LoaderBuilder, Mixture, TrainTransform, Transform};
 use mae_model::{Activations, Mae, MaeWorkspace};
 
 use crate::config::{PretrainConfig, eval_resize};
@@ -28,19 +28,34 @@ pub(crate) fn held_out_loader(dataset: Arc<Dataset>, config: &PretrainConfig) ->
 /// A loader whose first batch is the images to draw: drawn from all the data of `builder`, the largest centred part in the
 /// input's proportions, always the same.
 pub(crate) fn picture_loader(builder: LoaderBuilder, config: &PretrainConfig) -> Result<Loader> {
-    // Of the training transform only its order is wanted: the first images of a dataset may all be of one class.
+    Ok(common(builder, config)
+        .batch_size(PICTURED)
+        .transform(centred(config))
+        .prefetch(1)
+        .build()?)
+}
+
+/// A loader of the first `images` of the training data in a shuffled order, nothing drawn about them: the largest centred part in the
+/// input's proportions.
+pub(crate) fn plain_loader(train: Mixture, images: u64, config: &PretrainConfig) -> Result<Loader> {
+    Ok(common(Loader::mixture(train), config)
+        .epoch_samples(images)
+        .batch_size(config.batch_size)
+        .transform(centred(config))
+        .window(config.window.into())
+        .build()?)
+}
+
+/// The training transform for its order alone (the first images of a dataset may all be of one class): of each image the largest centred
+/// part in the input's proportions.
+fn centred(config: &PretrainConfig) -> Transform {
     let ratio = config.input_size.width as f64 / config.input_size.height as f64;
-    let whole = Transform::Train(TrainTransform {
+    Transform::Train(TrainTransform {
         scale: (1.0, 1.0),
         ratio: (ratio, ratio),
         flip: false,
         ..TrainTransform::default()
-    });
-    Ok(common(builder, config)
-        .batch_size(PICTURED)
-        .transform(whole)
-        .prefetch(1)
-        .build()?)
+    })
 }
 
 fn common(builder: LoaderBuilder, config: &PretrainConfig) -> LoaderBuilder {
@@ -116,6 +131,8 @@ pub(crate) fn reconstructions(
         &input,
         &mut mae.workspace(batch.len(), keep, Activations::Recompute)?,
     )?;
+    let ids = (input.pixels(), input.ids_restore());
+    let predicted = mae.picture(ids, predicted, keep, true)?;
     let each = |all: usize| all / batch.len();
     Ok(batch
         .pixels()

@@ -20,7 +20,7 @@ impl LoaderBuilder {
         });
         let window = match (settings.transform, self.window) {
             (Transform::Eval { .. }, _) => "sequential".to_owned(),
-            (_, Window::All) => "all".to_owned(),
+            (_, Window::Auto | Window::All) => "all".to_owned(),
             (_, Window::Shards(count)) => count.to_string(),
         };
         let transform = match settings.transform {

@@ -5,6 +5,7 @@
 
 pub(crate) mod order;
 pub(crate) mod quota;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -22,15 +22,15 @@ const LOOKED_THROUGH: u64 = 64 << 10;
 pub struct Scanned {
     /// The samples.
     pub table: ShardTable,
-    /// Whether the tar ends in its end-of-archive marker. Where it does not, members may have been cut off.
-    pub complete: bool,
+    /// What is odd about the tar: no end, or something behind it.
+    pub notes: Vec<String>,
 }
 
 /// Scans the (inflated) tar in `source`; `name` is for messages.
 ///
 /// A sample is a run of members with one key (path up to the first dot of the base name); the rest, in lower case, is
 /// the suffix. Names without a suffix, dot files, `__…__` names, folders, links and devices are passed over. What comes after the
-/// end-of-archive marker is not read, as Python's `tarfile` does not; a warning says that there is something.
+/// end-of-archive marker is not read, as Python's `tarfile` does not; a note says that there is something.
 ///
 /// # Errors
 /// Where the tar is cut off inside a member, is no tar, is damaged, has a sparse member, repeats a suffix within a sample, or cannot be
@@ -120,17 +120,18 @@ pub fn scan(source: &Source, name: &str) -> Result<Scanned> {
         .take(LOOKED_THROUGH)
         .read_to_end(&mut rest)
         .map_err(|e| at(position, e.to_string()))?;
-    if let Some(more) = rest.iter().position(|&byte| byte != 0) {
-        tracing::warn!(
-            "{name}: what follows the end of the tar, from byte {} on, is not read, as by Python's webdataset. Samples of a tar that was \
-             put there with `cat` are lost: join tars with `tar --concatenate`, or keep them apart",
-            position + more as u64
-        );
+    let mut notes = Vec::new();
+    if end >= source.size() || position <= end {
+        notes.push("ends without the end-of-archive marker; it may have been cut off".into());
     }
-    Ok(Scanned {
-        table,
-        complete: end < source.size() && position > end,
-    })
+    if let Some(more) = rest.iter().position(|&byte| byte != 0) {
+        notes.push(format!(
+            "what follows the end of the tar, from byte {} on, is not read, as by Python's webdataset. Samples of a tar that was put there \
+             with `cat` are lost: join tars with `tar --concatenate`, or keep them apart",
+            position + more as u64
+        ));
+    }
+    Ok(Scanned { table, notes })
 }
 
 /// Reads headers, as long as those of one member are not too long: their length is what the tar says.
@@ -271,8 +272,8 @@ mod tests {
             "{error}"
         );
         let unended = scan_bytes(&bytes[..3072]).unwrap();
-        assert!(!unended.complete && unended.table.len() == 2);
-        assert!(scan_bytes(&bytes).unwrap().complete);
+        assert!(unended.notes[0].contains("end-of-archive") && unended.table.len() == 2);
+        assert!(scan_bytes(&bytes).unwrap().notes.is_empty());
     }
 
     #[test]

@@ -24,7 +24,7 @@ const ABANDONED: Duration = Duration::from_secs(3600);
 const CHUNK: usize = 256 << 10;
 /// How much is written between two looks at the folder's size.
 const RESERVED: u64 = 64 << 20;
-/// For others to finish, where the folder holds only one shard at a time.
+/// For others to finish, where the folder does not hold at once what is being put there.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -45,6 +45,19 @@ pub struct ShardCache {
 
 /// Numbers the partial files of this process, which may have several caches in one folder.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// Why a shard was not put into the folder.
+enum NotSpooled {
+    /// It would fit but for others that are being put there now, here or by other processes.
+    Crowded,
+    Failed(Error),
+}
+
+impl From<Error> for NotSpooled {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
 
 impl ShardCache {
     /// The folder used where none is named: one for each user in the system's temporary folder.
@@ -78,11 +91,6 @@ impl ShardCache {
         Ok(cache)
     }
 
-    /// Most bytes in the folder.
-    pub(crate) fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Where the shard lies when it is in the cache.
     pub(super) fn entry(&self, origin: &Origin) -> Result<PathBuf> {
         Ok(self.dir.join(origin.entry_name()?))
@@ -90,31 +98,50 @@ impl ShardCache {
 
     /// The shard's tar, found in the cache or put there now. `stop`: whether nobody wants it any more.
     pub(super) fn file(&self, origin: &Origin, entry: &Path, stop: &AtomicBool) -> Result<File> {
-        let mut tried = 0;
+        let (mut tried, mut crowded) = (0, 0);
         let mut turn = None;
+        let until = Instant::now() + LONGEST_WAIT;
         loop {
             if let Ok(file) = File::open(entry) {
                 mark_used(entry);
                 return Ok(file);
             }
             match self.fetch(origin, entry, stop) {
-                // Shards that are put there at the same time may fill the folder; then it is done one after the other.
-                Err(Error::CacheFull { .. }) if turn.is_none() => {
-                    turn = Some(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
-                    self.wait_for_others(stop);
+                // Then it is done one after the other.
+                Err(NotSpooled::Crowded) if Instant::now() < until => {
+                    turn.get_or_insert_with(|| {
+                        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+                    });
+                    crowded += 1;
+                    self.wait_for_others(crowded, until, stop);
                 }
-                Err(error @ Error::Shard { .. })
+                Err(NotSpooled::Failed(error @ Error::Shard { .. }))
                     if tried + 1 < origin.tries() && !stop.load(Ordering::Relaxed) =>
                 {
                     tried += 1;
                     tracing::warn!("{error}; trying again");
                 }
-                result => return result,
+                Ok(file) => return Ok(file),
+                Err(NotSpooled::Failed(error)) => return Err(error),
+                Err(NotSpooled::Crowded) => return Err(self.full(&origin.name)),
             }
         }
     }
 
-    fn fetch(&self, origin: &Origin, entry: &Path, stop: &AtomicBool) -> Result<File> {
+    fn full(&self, shard: &str) -> Error {
+        Error::CacheFull {
+            shard: shard.to_owned(),
+            dir: self.dir.clone(),
+            limit: self.limit,
+        }
+    }
+
+    fn fetch(
+        &self,
+        origin: &Origin,
+        entry: &Path,
+        stop: &AtomicBool,
+    ) -> std::result::Result<File, NotSpooled> {
         let doing = match origin.encoding {
             Encoding::Plain => "copying",
             _ => "inflating",
@@ -131,9 +158,9 @@ impl ShardCache {
         Ok(file)
     }
 
-    /// Waits until nothing else is being put there, or for a while.
-    fn wait_for_others(&self, stop: &AtomicBool) {
-        let until = Instant::now() + LONGEST_WAIT;
+    /// Waits until nothing else is being put there, or for a while; after that for a moment which differs between those who wait, and
+    /// grows with the `number` of times, so that not all of them begin again together.
+    fn wait_for_others(&self, number: u32, until: Instant, stop: &AtomicBool) {
         let wanted = || !stop.load(Ordering::Relaxed);
         let busy = || {
             self.list()
@@ -142,6 +169,9 @@ impl ShardCache {
         while wanted() && busy() && Instant::now() < until {
             std::thread::sleep(POLL);
         }
+        let one = u64::from(std::process::id()) ^ SERIAL.fetch_add(1, Ordering::Relaxed) << 20;
+        let part = (one.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u32;
+        std::thread::sleep(POLL * number.min(16) * part / (1 << 16));
     }
 
     /// Notes that an entry is kept open.
@@ -186,6 +216,10 @@ impl ShardCache {
                 .inflate(io::Cursor::new(head).chain(&mut output))
                 .map_err(|e| failed(e.to_string()))?;
             self.spool(whole, &partial, command, &AtomicBool::new(false))
+                .map_err(|error| match error {
+                    NotSpooled::Crowded => self.full(command),
+                    NotSpooled::Failed(error) => error,
+                })
         })();
         // Closed before waiting: a command whose output nobody reads any more would wait forever.
         drop(output);
@@ -207,14 +241,13 @@ impl ShardCache {
         to: &Partial,
         shard: &str,
         stop: &AtomicBool,
-    ) -> Result<u64> {
+    ) -> std::result::Result<u64, NotSpooled> {
         let mut chunk = vec![0; CHUNK];
         let (mut written, mut reserved) = (0_u64, 0_u64);
         loop {
             if stop.load(Ordering::Relaxed) {
-                return Err(Error::io("read", Path::new(shard))(
-                    io::ErrorKind::Interrupted.into(),
-                ));
+                let gone = io::ErrorKind::Interrupted.into();
+                return Err(Error::io("read", Path::new(shard))(gone).into());
             }
             let count = match from.read(&mut chunk) {
                 Ok(0) => {
@@ -236,7 +269,8 @@ impl ShardCache {
                         reason: format!(
                             "the data is cut off or damaged ({e}); copy or download it again"
                         ),
-                    });
+                    }
+                    .into());
                 }
             };
             if written + count as u64 > reserved {
@@ -252,7 +286,12 @@ impl ShardCache {
 
     /// Sees to it that the folder is not over its bound when `partial` has `bytes`, which it is long from now on, so that all who look at
     /// the folder see it.
-    fn make_room(&self, partial: &Partial, bytes: u64, shard: &str) -> Result<()> {
+    fn make_room(
+        &self,
+        partial: &Partial,
+        bytes: u64,
+        shard: &str,
+    ) -> std::result::Result<(), NotSpooled> {
         let _alone = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         partial
             .file
@@ -262,7 +301,8 @@ impl ShardCache {
             .list()
             .map_err(Error::io("read cache folder", &self.dir))?;
         let held: u64 = found.iter().map(|entry| entry.bytes).sum();
-        let mut total = held + self.pinned.load(Ordering::Relaxed);
+        let pinned = self.pinned.load(Ordering::Relaxed);
+        let mut total = held + pinned;
         for entry in found.iter().filter(|entry| entry.whole) {
             if total <= self.limit {
                 break;
@@ -276,14 +316,11 @@ impl ShardCache {
             let _ = fs::remove_file(&entry.path);
             total -= entry.bytes;
         }
-        if total > self.limit {
-            return Err(Error::CacheFull {
-                shard: shard.to_owned(),
-                dir: self.dir.clone(),
-                limit: self.limit,
-            });
+        match total > self.limit {
+            false => Ok(()),
+            true if bytes + pinned <= self.limit => Err(NotSpooled::Crowded),
+            true => Err(self.full(shard).into()),
         }
-        Ok(())
     }
 
     /// The files that are ours, the longest unused first. Removes what a dead process left.

@@ -256,6 +256,7 @@ void host_load_matrices(uint32_t (&r)[4], const bf16 *row, bool transposed) {
 #include "../image.cu"
 #include "../layer_norm.cu"
 #include "../reduce.cu"
+#include "../target.cu"
 #include "../tokens.cu"
 #include "../update.cu"
 
@@ -285,7 +286,7 @@ const Entry ENTRIES[] = {
     HEADS(32), HEADS(64), HEADS(80),
     BOTH(embed_backward),      BOTH(embed_forward),      BOTH(gelu_backward),    BOTH(gelu_forward),
     BOTH(layer_norm_backward), BOTH(layer_norm_forward), BOTH(layer_norm_residual), BOTH(removed_backward),
-    BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), BOTH(masked_loss), BOTH(patchify), ENTRY(column_sums), BOTH(column_parts),
+    BOTH(removed_forward),     BOTH(unshuffle_backward), BOTH(unshuffle_forward), BOTH(masked_loss), BOTH(patchify), ENTRY(removed_patches), BOTH(squared_error), BOTH(token_loss), ENTRY(column_sums), BOTH(column_parts),
     ENTRY(pool_forward), ENTRY(pool_backward), ENTRY(cross_entropy),
     BOTH(erase), BOTH(mix), BOTH(scale), BOTH(add_bias), ENTRY(fill), ENTRY(round_to_bf16), ENTRY(join), BOTH(join_backward),
     ENTRY(record_loss), ENTRY(sum_squares), ENTRY(settle), ENTRY(adamw),

@@ -89,3 +89,26 @@ pub(crate) fn masked_loss(
         .float(2.0 / (batch * count * len) as f32)
         .run(engine)
 }
+
+/// As [`crate::ops::removed_patches::forward`].
+pub(crate) fn removed_patches(
+    engine: &Engine,
+    config: &VitConfig,
+    pixels: &Tensor,
+    ids_restore: &Tensor,
+    mean: &Tensor,
+    out: &Tensor,
+) -> Result<()> {
+    let (batch, count, len) = out.dims3()?;
+    let (patches, bytes) = (config.patches(), batch * config.patches() * len);
+    let blocks = (batch * patches).min(BLOCKS * engine.processors()?);
+    Launch::new("removed_patches", blocks, THREADS)
+        .pointer(input(pixels, DType::U8, bytes)?)
+        .pointer(input(ids_restore, DType::U32, batch * patches)?)
+        .pointer(input(mean, DType::F32, len)?)
+        .pointer(output(out, DType::F32, batch * count * len)?)
+        .channels(channels(config)?)
+        .shape(config, batch)?
+        .count(count)?
+        .run(engine)
+}

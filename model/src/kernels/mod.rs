@@ -14,6 +14,7 @@ pub(crate) mod layer_norm;
 pub(crate) mod product;
 pub(crate) mod reduce;
 pub(crate) mod scratch;
+pub(crate) mod target;
 pub(crate) mod tokens;
 pub(crate) mod update;
 

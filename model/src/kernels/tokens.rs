@@ -21,10 +21,11 @@ pub(crate) fn embed_forward(
     positions: &Tensor,
     x: &Tensor,
 ) -> Result<()> {
+    let (embedded, bias) = embedded;
     assemble(
         engine,
         "embed_forward",
-        embedded,
+        (embedded, Some(bias)),
         ids,
         class_token,
         positions,
@@ -35,7 +36,7 @@ pub(crate) fn embed_forward(
 /// As [`crate::ops::tokens::unshuffle_forward`].
 pub(crate) fn unshuffle_forward(
     engine: &Engine,
-    visible: (&Tensor, &Tensor),
+    visible: (&Tensor, Option<&Tensor>),
     ids_restore: &Tensor,
     mask_token: &Tensor,
     positions: &Tensor,
@@ -55,7 +56,7 @@ pub(crate) fn unshuffle_forward(
 fn assemble(
     engine: &Engine,
     kernel: &str,
-    (from, bias): (&Tensor, &Tensor),
+    (from, bias): (&Tensor, Option<&Tensor>),
     ids: &Tensor,
     token: &Tensor,
     positions: &Tensor,
@@ -66,18 +67,21 @@ fn assemble(
     let rows = batch * (1 + patches);
     let kernel = format!("{kernel}_{}", suffix(from)?);
     let (blocks, threads) = engine.rows(rows, dim, REGISTERS)?;
-    Launch::new(kernel, blocks, threads)
-        .pointer(input(from, from.dtype(), from.elem_count())?)
-        .pointer(input(bias, DType::F32, dim)?)
-        .pointer(input(ids, DType::U32, batch * patches)?)
-        .pointer(input(token, DType::F32, dim)?)
-        .pointer(input(positions, DType::F32, positions.elem_count())?)
-        .pointer(output(x, DType::F32, rows * dim)?)
-        .count(batch)?
-        .count(patches)?
-        .count(given)?
-        .count(dim)?
-        .run(engine)
+    let launch =
+        Launch::new(kernel, blocks, threads).pointer(input(from, from.dtype(), from.elem_count())?);
+    match bias {
+        Some(bias) => launch.pointer(input(bias, DType::F32, dim)?),
+        None => launch.null(),
+    }
+    .pointer(input(ids, DType::U32, batch * patches)?)
+    .pointer(input(token, DType::F32, dim)?)
+    .pointer(input(positions, DType::F32, positions.elem_count())?)
+    .pointer(output(x, DType::F32, rows * dim)?)
+    .count(batch)?
+    .count(patches)?
+    .count(given)?
+    .count(dim)?
+    .run(engine)
 }
 
 /// As [`crate::ops::tokens::embed_backward`]; `ids` as in the forward.
@@ -97,7 +101,7 @@ pub(crate) fn embed_backward(
         None,
         dembedded,
         grads,
-        [bias, class_token],
+        [Some(bias), Some(class_token)],
         mode,
     )
 }
@@ -109,7 +113,7 @@ pub(crate) fn unshuffle_backward(
     ids_restore: &Tensor,
     dvisible: &Tensor,
     grads: &Tensor,
-    (mask_token, bias): (Range<usize>, Range<usize>),
+    (mask_token, bias): (Range<usize>, Option<Range<usize>>),
     mode: Accumulate,
 ) -> Result<()> {
     let dx = (dx, ids_restore.dims2()?.1);
@@ -120,12 +124,12 @@ pub(crate) fn unshuffle_backward(
         Some(ids_restore),
         dvisible,
         grads,
-        [bias, mask_token],
+        [bias, Some(mask_token)],
         mode,
     )
 }
 
-/// `sums` are where the column sums go of the rows that were given, and of those that were the token.
+/// `sums` are where the column sums go of the rows that were given, and of those that were the token, if they are wanted.
 #[expect(clippy::too_many_arguments, reason = "given and made tensors")]
 fn take_apart(
     engine: &Engine,
@@ -134,7 +138,7 @@ fn take_apart(
     ids: Option<&Tensor>,
     dfrom: &Tensor,
     grads: &Tensor,
-    sums: [Range<usize>; 2],
+    sums: [Option<Range<usize>>; 2],
     mode: Accumulate,
 ) -> Result<()> {
     let (batch, given, dim) = dfrom.dims3()?;
@@ -156,7 +160,7 @@ fn take_apart(
     .count(dim)?
     .run(engine)?;
     let grads = output(grads, DType::F32, grads.elem_count())?;
-    let outs = sums.map(|range| Some(grads.skip(range.start)));
+    let outs = sums.map(|range| range.map(|range| grads.skip(range.start)));
     reduce::column_sums(engine, partial, (blocks, dim), &outs, mode)
 }
 

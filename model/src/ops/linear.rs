@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::Accumulate;
 use super::access::{read, write, write_parts};
@@ -38,7 +39,7 @@ pub fn forward(x: &Tensor, weight: &Tensor, y: &Tensor, precision: Precision) ->
     })
 }
 
-/// `y += bias` in every row, where no other operation does it on the way.
+/// `y += bias` in every row, as long as the bias, where no other operation does it on the way.
 ///
 /// # Errors
 /// As [`forward`].
@@ -51,9 +52,8 @@ pub fn add_bias(y: &Tensor, bias: &Tensor) -> Result<()> {
     let bias = read(bias)?;
     let bias = bias.f32()?;
     write(y, |y| {
-        for row in y.chunks_exact_mut(bias.len()) {
-            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-        }
+        y.par_chunks_exact_mut(bias.len())
+            .for_each(|row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
         Ok(())
     })
 }

@@ -11,7 +11,7 @@ use super::math::sum_by_f64;
 use super::patchify::channel_tables;
 use super::scratch;
 use crate::Result;
-use crate::config::MaeConfig;
+use crate::config::{MaeConfig, VitConfig};
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
 use crate::kernels;
 use crate::profile::span;
@@ -76,7 +76,7 @@ pub fn forward_backward(
 
 /// The sum of the squared differences; the prediction becomes the differences times `scale`.
 #[multiversion(targets = "simd")]
-fn differences(prediction: &mut [f32], bias: &[f32], target: &[f32], scale: f32) -> f64 {
+pub(super) fn differences(prediction: &mut [f32], bias: &[f32], target: &[f32], scale: f32) -> f64 {
     for ((p, b), t) in prediction.iter_mut().zip(bias).zip(target) {
         *p = (*p + b) - t;
     }
@@ -103,7 +103,7 @@ fn normalise(patch: &mut [f32]) -> (f32, f32) {
     (mean, std)
 }
 
-/// What a model is to predict: patches in (row, column, channel) order, normalised by channel and,
+/// What a model whose target is pixels is to predict: patches in (row, column, channel) order, normalised by channel and,
 /// if so configured, each by its own mean and unbiased variance.
 pub struct Target {
     tables: Vec<[f32; 256]>,
@@ -117,11 +117,19 @@ impl Target {
     /// The targets of a model.
     pub fn new(config: &MaeConfig) -> Self {
         Self {
-            tables: channel_tables(&config.vit),
-            side: config.vit.patch_size,
-            columns: config.grid().1,
-            width: config.vit.image_size.1,
             norm_pix: config.norm_pix_loss,
+            ..Self::of_pixels(&config.vit)
+        }
+    }
+
+    /// Patches normalised by channel alone.
+    pub fn of_pixels(config: &VitConfig) -> Self {
+        Self {
+            tables: channel_tables(config),
+            side: config.patch_size,
+            columns: config.grid().1,
+            width: config.image_size.1,
+            norm_pix: false,
         }
     }
 

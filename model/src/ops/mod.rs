@@ -15,12 +15,15 @@ mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod masked_loss;
-mod math;
+pub(crate) mod math;
 pub mod patchify;
 pub mod pool;
 pub mod reduce;
+pub mod removed_patches;
 mod scratch;
 mod small;
+pub mod squared_error;
+pub mod token_loss;
 pub mod tokens;
 
 /// What happens to gradients that are there already.

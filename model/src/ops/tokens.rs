@@ -1,6 +1,5 @@
-//! Rows of tokens moved between layouts: patch embeddings into the encoder's sequence, the
-//! encoder's output into the decoder's full one, the removed rows out of it; each with its
-//! backward.
+//! Rows of tokens moved between layouts: patch embeddings into the encoder's sequence, visible
+//! rows among mask tokens into a full one, the removed rows out of it; each with its backward.
 
 use std::ops::Range;
 
@@ -152,14 +151,16 @@ pub fn positions_backward(
     })
 }
 
-/// The decoder's sequence: rows of `visible` `[B, 1 + K, D]` (without their bias `[D]`) at their places, the mask token `[D]`
+/// The sequence of every patch: rows of `visible` `[B, 1 + K, D]` (without their bias `[D]`) at their places, the mask token `[D]`
 /// elsewhere, plus positions `[1 + L, D]` → `x` `[B, 1 + L, D]`. `ids_restore` is `[B, L]`: where
 /// each patch stands among the shuffled ones, the visible first.
+///
+/// Visible rows without a bias have their positions already and are moved as they are.
 ///
 /// # Errors
 /// As [`embed_forward`].
 pub fn unshuffle_forward(
-    (visible, bias): (&Tensor, &Tensor),
+    (visible, bias): (&Tensor, Option<&Tensor>),
     ids_restore: &Tensor,
     mask_token: &Tensor,
     positions: &Tensor,
@@ -179,9 +180,17 @@ pub fn unshuffle_forward(
     }
     let (_, rows, dim) = visible.dims3()?;
     let patches = ids_restore.dims2()?.1;
-    let (visible, bias, ids_restore) = (read(visible)?, read(bias)?, read(ids_restore)?);
+    let (visible, ids_restore) = (read(visible)?, read(ids_restore)?);
     let (mask_token, positions) = (read(mask_token)?, read(positions)?);
-    let (visible, bias) = (visible.f32()?, bias.f32()?);
+    let bias = bias.map(read).transpose()?;
+    let (visible, bias) = (
+        visible.f32()?,
+        bias.as_ref().map(|bias| bias.f32()).transpose()?,
+    );
+    let place = |out: &mut [f32], row: &[f32], position: &[f32]| match bias {
+        Some(bias) => add_biased(out, row, bias, position),
+        None => out.copy_from_slice(row),
+    };
     let ids_restore = ids_restore.slice::<u32>()?;
     let (mask_token, positions) = (mask_token.f32()?, positions.f32()?);
     write(x, |x| {
@@ -190,7 +199,7 @@ pub fn unshuffle_forward(
             .zip(ids_restore.par_chunks(patches))
             .for_each(|((x, visible), ids_restore)| {
                 let (class_row, out) = x.split_at_mut(dim);
-                add_biased(class_row, &visible[..dim], bias, &positions[..dim]);
+                place(class_row, &visible[..dim], &positions[..dim]);
                 for ((out, &id), position) in out
                     .chunks_exact_mut(dim)
                     .zip(ids_restore)
@@ -198,7 +207,7 @@ pub fn unshuffle_forward(
                 {
                     let row = 1 + id as usize;
                     if row < rows {
-                        add_biased(out, &visible[row * dim..][..dim], bias, position);
+                        place(out, &visible[row * dim..][..dim], position);
                     } else {
                         add(out, mask_token, position);
                     }
@@ -208,8 +217,8 @@ pub fn unshuffle_forward(
     })
 }
 
-/// `dx` `[B, 1 + L, D]` → the visible rows' gradient `[B, 1 + K, D]` (overwritten); the mask token's and the bias's go into their
-/// ranges of the flat gradients, which stand in this order.
+/// `dx` `[B, 1 + L, D]` → the visible rows' gradient `[B, 1 + K, D]` (overwritten); the mask token's, and the bias's where there is
+/// one, go into their ranges of the flat gradients.
 ///
 /// # Errors
 /// As [`embed_forward`].
@@ -218,7 +227,7 @@ pub fn unshuffle_backward(
     ids_restore: &Tensor,
     dvisible: &Tensor,
     grads: &Tensor,
-    (mask_token, bias): (Range<usize>, Range<usize>),
+    (mask_token, bias): (Range<usize>, Option<Range<usize>>),
     mode: Accumulate,
 ) -> Result<()> {
     let _span = span("unshuffle, backward");
@@ -264,11 +273,17 @@ pub fn unshuffle_backward(
             });
         Ok(())
     })?;
-    write_parts(grads, [mask_token, bias], |[dmask, dbias]| {
+    write_parts(grads, [mask_token], |[dmask]| {
         add_rows(masks, dmask, mode);
-        add_rows(biases, dbias, mode);
         Ok(())
-    })
+    })?;
+    match bias {
+        Some(bias) => write_parts(grads, [bias], |[dbias]| {
+            add_rows(biases, dbias, mode);
+            Ok(())
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The removed patches' rows of `x` `[B, 1 + L, D]` → `[B, R, D]`, in the order of the shuffled ids.

@@ -13,6 +13,7 @@ mod image;
 mod layer_norm;
 mod model;
 mod product;
+mod target;
 mod tokens;
 mod update;
 
@@ -68,6 +69,7 @@ pub fn run(place: &Place) -> Result<Vec<Check>> {
     gelu::run(&mut session)?;
     tokens::run(&mut session)?;
     image::run(&mut session)?;
+    target::run(&mut session)?;
     attention::run(&mut session)?;
     augment::run(&mut session)?;
     classify::run(&mut session)?;

@@ -18,11 +18,16 @@ pub(super) fn run(s: &mut Session<'_>) -> Result<()> {
         Place::Host => ("mae-micro-patch4", (16, 16), 2, 3),
     };
     let config = MaeConfig::named(name, size, 3)?;
+    let masked = MaeConfig {
+        encoder_mask_tokens: true,
+        ..config.clone()
+    };
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         for activations in [Activations::Keep, Activations::Recompute] {
             check(s, &config, batch, precision, activations)?;
         }
         train(s, &config, batch, steps, precision)?;
+        check(s, &masked, batch, precision, Activations::Keep)?;
     }
     #[cfg(feature = "cuda")]
     replay(s, &config, batch)?;
@@ -155,7 +160,10 @@ fn check(
         let mut training = Training::new(config, batch, &device, precision, activations)?;
         Ok((training.step()?, training))
     })?;
-    let name = format!("model in {precision}, {activations:?}");
+    let name = match config.encoder_mask_tokens {
+        true => format!("model in {precision}, mask tokens in the encoder"),
+        false => format!("model in {precision}, {activations:?}"),
+    };
     let (loss_tolerance, tolerance) = match precision {
         Precision::F32 => (1e-5, 1e-4),
         Precision::Tf32 => (1e-3, 1e-2),

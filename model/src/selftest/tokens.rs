@@ -28,7 +28,8 @@ pub(super) fn run(s: &mut Session<'_>) -> Result<()> {
                 dtype,
             };
             embed(s, &shape)?;
-            unshuffle(s, &shape)?;
+            unshuffle(s, &shape, "unshuffle", true)?;
+            unshuffle(s, &shape, "unshuffle without bias", false)?;
             removed(s, &shape)?;
         }
     }
@@ -79,21 +80,19 @@ fn embed(s: &mut Session<'_>, shape: &Shape) -> Result<()> {
     learned(s, shape, "embedding", (&ids, rows), embed_forward, backward)
 }
 
-fn unshuffle(s: &mut Session<'_>, shape: &Shape) -> Result<()> {
+fn unshuffle(s: &mut Session<'_>, shape: &Shape, what: &str, biased: bool) -> Result<()> {
     let (ids, dim) = (shape.ids_restore()?, shape.dim);
+    let forward =
+        |rows: (&Tensor, &Tensor), ids: &Tensor, token: &Tensor, positions: &Tensor, x: &Tensor| {
+            let rows = (rows.0, biased.then_some(rows.1));
+            unshuffle_forward(rows, ids, token, positions, x)
+        };
     let backward = |dx: &Tensor, ids: &Tensor, d: &Tensor, grads: &Tensor| {
-        let ranges = (0..dim, dim..2 * dim);
+        let ranges = (0..dim, biased.then_some(dim..2 * dim));
         unshuffle_backward(dx, ids, d, grads, ranges, Accumulate::Replace)
     };
     let rows = (1 + shape.keep, 1 + shape.patches);
-    learned(
-        s,
-        shape,
-        "unshuffle",
-        (&ids, rows),
-        unshuffle_forward,
-        backward,
-    )
+    learned(s, shape, what, (&ids, rows), forward, backward)
 }
 
 /// What makes `to` rows of `from`, a bias, a learned token and positions.

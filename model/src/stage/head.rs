@@ -5,31 +5,37 @@ use candle_core::Tensor;
 
 use super::{Below, Gradient, Grads, Linear, Norm, Planner};
 use crate::Result;
-use crate::config::{MaeConfig, Pooling, VitConfig};
+use crate::config::{MaeConfig, Pooling, Target, VitConfig};
 use crate::init::Init;
-use crate::ops::{cross_entropy, linear, masked_loss, pool, reduce};
+use crate::ops::{
+    cross_entropy, linear, masked_loss, pool, reduce, removed_patches, squared_error, token_loss,
+};
 use crate::params::{Params, ParamsBuilder};
+use crate::precision::Precision;
+use crate::target::Fixed;
 
-/// Norm and projection to pixels, for removed patches only.
+/// Norm and projection to what is predicted, for removed patches only.
 #[derive(Debug, Clone)]
-pub(crate) struct PixelHead {
+pub(crate) struct PatchHead {
     pred: Linear,
     norm: Norm,
     len: usize,
 }
 
-/// Buffers of [`PixelHead`]; `R` is the number of removed patches.
-pub(crate) struct PixelHeadWorkspace {
+/// Buffers of [`PatchHead`]; `R` is the number of removed patches.
+pub(crate) struct PatchHeadWorkspace {
     normed: Tensor,
     stats: Tensor,
     dnormed: Tensor,
-    /// `[B, R, P·P·C]`: the prediction, then its gradient.
+    /// `[B, R, N]`, N numbers for a patch: the prediction, then its gradient.
     prediction: Tensor,
-    /// Mean squared error of each removed patch `[B, R]`.
+    /// For coefficients: the removed patches `[B, R, P·P·C]` less the mean, and their coefficients `[B, R, N]`.
+    coefficients: Option<(Tensor, Tensor)>,
+    /// The loss of each removed patch `[B, R]`.
     pub(crate) errors: Tensor,
 }
 
-impl PixelHeadWorkspace {
+impl PatchHeadWorkspace {
     pub(crate) fn new(
         config: &MaeConfig,
         batch: usize,
@@ -37,19 +43,27 @@ impl PixelHeadWorkspace {
         planner: &Planner,
     ) -> Result<Self> {
         let plan = |width: usize| planner.activations((batch, removed, width));
+        let coefficients = match config.target {
+            Target::Pca { components } => Some((
+                planner.f32((batch, removed, config.vit.patch_len()))?,
+                planner.f32((batch, removed, components))?,
+            )),
+            Target::Pixels | Target::Tokens { .. } => None,
+        };
         Ok(Self {
             normed: plan(config.decoder_dim)?,
             stats: planner.f32((batch, removed, 2))?,
             dnormed: plan(config.decoder_dim)?,
-            prediction: plan(config.vit.patch_len())?,
+            prediction: plan(config.target.width(&config.vit))?,
+            coefficients,
             errors: planner.f32((batch, removed))?,
         })
     }
 }
 
-impl PixelHead {
+impl PatchHead {
     pub(crate) fn new(b: &mut ParamsBuilder, config: &MaeConfig) -> Self {
-        let len = config.vit.patch_len();
+        let len = config.target.width(&config.vit);
         Self {
             pred: Linear::new(b, "decoder_pred", len, config.decoder_dim),
             norm: Norm::new(b, "decoder_norm", config.decoder_dim, config.vit.norm_eps),
@@ -61,15 +75,28 @@ impl PixelHead {
     pub(crate) fn forward(
         &self,
         params: &Params,
-        config: &MaeConfig,
+        (config, fixed): (&MaeConfig, &Fixed),
         x: &Tensor,
         (pixels, ids_restore): (&Tensor, &Tensor),
-        w: &PixelHeadWorkspace,
+        w: &PatchHeadWorkspace,
     ) -> Result<()> {
         self.norm.forward(params, x, &w.normed, &w.stats)?;
         self.pred.forward(params, &w.normed, &w.prediction)?;
         let prediction = (&w.prediction, self.pred.bias(params));
-        masked_loss::forward_backward(config, pixels, ids_restore, prediction, &w.errors)
+        match (fixed, &w.coefficients) {
+            (Fixed::Pca(pca), Some((patches, targets))) => {
+                let (vit, mean) = (&config.vit, &pca.mean);
+                removed_patches::forward(vit, pixels, ids_restore, mean, patches)?;
+                // What is to be predicted is in float32 whatever the model computes with.
+                linear::forward(patches, &pca.basis, targets, Precision::F32)?;
+                squared_error::forward_backward(prediction, targets, &w.errors)
+            }
+            (Fixed::Tokens(tokenizer), _) => {
+                let tokens = tokenizer.tokens(pixels)?;
+                token_loss::forward_backward(prediction, &tokens, ids_restore, &w.errors)
+            }
+            _ => masked_loss::forward_backward(config, pixels, ids_restore, prediction, &w.errors),
+        }
     }
 
     /// Overwrites `dx` with the gradient of x, the loss weighted by `scale`.
@@ -77,7 +104,7 @@ impl PixelHead {
         &self,
         g: Grads<'_>,
         x: &Tensor,
-        w: &PixelHeadWorkspace,
+        w: &PatchHeadWorkspace,
         scale: f32,
         dx: &Gradient,
     ) -> Result<()> {
@@ -93,7 +120,7 @@ impl PixelHead {
             .backward(g, (x, &w.stats), &w.dnormed, dx, Below::default())
     }
 
-    /// The prediction for every patch, visible ones too: `[B, L, P·P·C]`, for pictures.
+    /// The prediction for every patch, visible ones too: `[B, L, N]`, for pictures.
     pub(crate) fn predict_all(&self, params: &Params, x: &Tensor) -> Result<Tensor> {
         let (batch, tokens, dim) = x.dims3()?;
         let planner = Planner::new(x.device(), params.precision());

@@ -5,8 +5,10 @@
 //! their input on in the buffer that brought that of their output, where shapes allow.
 
 pub mod block;
+pub(crate) mod decoder_input;
 pub mod embed;
 pub mod head;
+pub mod mask_tokens;
 pub(crate) mod relative;
 pub mod stack;
 pub mod trunk;

@@ -1,4 +1,4 @@
-//! From the encoder's output to the decoder's sequence: projection to the decoder's width, visible
+//! From the encoder's visible tokens to the decoder's sequence: projection to the decoder's width, visible
 //! tokens back at their places, mask tokens elsewhere, positions added.
 
 use candle_core::Tensor;
@@ -52,7 +52,7 @@ impl Unshuffle {
         x: &Tensor,
     ) -> Result<()> {
         self.embed.forward(params, latent, &w.visible)?;
-        let visible = (&w.visible, self.embed.bias(params));
+        let visible = (&w.visible, Some(self.embed.bias(params)));
         let mask_token = params.view(self.mask_token);
         tokens::unshuffle_forward(visible, ids_restore, mask_token, positions, x)
     }
@@ -68,7 +68,7 @@ impl Unshuffle {
     ) -> Result<()> {
         let ranges = (
             g.params.range(self.mask_token),
-            self.embed.bias_range(g.params),
+            Some(self.embed.bias_range(g.params)),
         );
         tokens::unshuffle_backward(dx, ids_restore, &w.visible, g.flat, ranges, g.mode)?;
         self.embed.backward_weight(g, latent, &w.visible)?;

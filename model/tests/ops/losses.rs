@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use mae_model::MaeConfig;
-use mae_model::ops::{cross_entropy, masked_loss};
+use mae_model::ops::{cross_entropy, masked_loss, removed_patches, squared_error, token_loss};
 
 use crate::plain::*;
 
@@ -159,4 +159,112 @@ fn cross_entropy_with_soft_targets() {
             1e-5,
         );
     }
+}
+
+/// Mean over the rows of the mean of the squared differences.
+fn squares(prediction: &[f64], bias: &[f32], targets: &[f32]) -> f64 {
+    let terms = prediction.iter().zip(targets).enumerate();
+    let terms = terms.map(|(i, (p, &t))| p + f64::from(bias[i % bias.len()]) - f64::from(t));
+    terms.map(|x| x * x).sum::<f64>() / targets.len() as f64
+}
+
+#[test]
+fn squared_error_against_given_targets() {
+    for (batch, count, len) in [(1, 1, 1), (2, 3, 5), (3, 4, 33)] {
+        let all = batch * count * len;
+        let (prediction, bias) = (numbers(all, 1), numbers(len, 2));
+        let (targets, shape) = (numbers(all, 3), [batch, count, len]);
+        let (got, errors) = (tensor(&prediction, &shape), garbage(&[batch, count]));
+        let with_bias = (&got, &tensor(&bias, &[len]));
+        squared_error::forward_backward(with_bias, &tensor(&targets, &shape), &errors).unwrap();
+        let plain = |prediction: &[f64]| squares(prediction, &bias, &targets);
+        let errors = values(&errors);
+        let loss = errors.iter().map(|&x| f64::from(x)).sum::<f64>() / errors.len() as f64;
+        assert!((loss / plain(&wide(&prediction)) - 1.0).abs() < 1e-6);
+        close(
+            "gradient",
+            &values(&got),
+            &gradient(&prediction, plain),
+            1e-5,
+        );
+    }
+}
+
+/// Mean over the removed patches of the surprise at their token.
+fn surprise(logits: &[f64], bias: &[f32], tokens: &[u32], places: &[u32], keep: usize) -> f64 {
+    let vocabulary = bias.len();
+    let removed = logits.len() / vocabulary;
+    let images = (tokens.len() - removed) / keep;
+    let (patches, count) = (tokens.len() / images, removed / images);
+    let mut sum = 0.0;
+    for (i, (&token, &place)) in tokens.iter().zip(places).enumerate() {
+        let Some(row) = (place as usize).checked_sub(keep) else {
+            continue;
+        };
+        let row = i / patches * count + row;
+        let logits = &logits[row * vocabulary..][..vocabulary];
+        let logits: Vec<f64> = logits
+            .iter()
+            .zip(bias)
+            .map(|(x, &b)| x + f64::from(b))
+            .collect();
+        sum += logits.iter().map(|x| x.exp()).sum::<f64>().ln() - logits[token as usize];
+    }
+    sum / removed as f64
+}
+
+#[test]
+fn token_loss_of_the_removed_patches() {
+    for (batch, patches, keep, vocabulary) in [(1, 2, 1, 2), (3, 6, 2, 7), (2, 9, 8, 65)] {
+        let count = patches - keep;
+        let places = places(batch, patches);
+        let tokens: Vec<u32> = numbers(batch * patches, 5)
+            .iter()
+            .map(|x| ((x + 1.0) / 2.0 * vocabulary as f32) as u32 % vocabulary as u32)
+            .collect();
+        let logits: Vec<f32> = numbers(batch * count * vocabulary, 1)
+            .iter()
+            .map(|x| 4.0 * x)
+            .collect();
+        let bias = numbers(vocabulary, 2);
+        let (got, losses) = (
+            tensor(&logits, &[batch, count, vocabulary]),
+            garbage(&[batch, count]),
+        );
+        let ids = |ids: &[u32]| Tensor::from_slice(ids, (batch, patches), &Device::Cpu).unwrap();
+        let with_bias = (&got, &tensor(&bias, &[vocabulary]));
+        token_loss::forward_backward(with_bias, &ids(&tokens), &ids(&places), &losses).unwrap();
+        let plain = |logits: &[f64]| surprise(logits, &bias, &tokens, &places, keep);
+        let losses = values(&losses);
+        let loss = losses.iter().map(|&x| f64::from(x)).sum::<f64>() / losses.len() as f64;
+        assert!((loss / plain(&wide(&logits)) - 1.0).abs() < 1e-6);
+        close("gradient", &values(&got), &gradient(&logits, plain), 1e-5);
+    }
+}
+
+#[test]
+fn a_token_beyond_the_vocabulary_is_no_loss() {
+    let (logits, losses) = (tensor(&[1.0, 2.0], &[1, 1, 2]), garbage(&[1, 1]));
+    let ids = |ids: &[u32]| Tensor::from_slice(ids, (1, 2), &Device::Cpu).unwrap();
+    let with_bias = (&logits, &tensor(&[0.0, 0.0], &[2]));
+    token_loss::forward_backward(with_bias, &ids(&[2, 2]), &ids(&[0, 1]), &losses).unwrap();
+    assert!(values(&losses)[0].is_nan());
+}
+
+#[test]
+fn removed_patches_are_the_targets_of_pixels_less_the_mean() {
+    let config = MaeConfig::named("mae-micro-patch4", (8, 12), 3).unwrap();
+    let (batch, keep, patches, len) = (2, 2, config.patches(), config.vit.patch_len());
+    let removed = patches - keep;
+    let (pixels, places) = (bytes(batch * 8 * 12 * 3), places(batch, patches));
+    let mean = numbers(len, 4);
+    let pixelst = Tensor::from_slice(&pixels, (batch, 8, 12, 3), &Device::Cpu).unwrap();
+    let placest = Tensor::from_slice(&places, (batch, patches), &Device::Cpu).unwrap();
+    let out = garbage(&[batch, removed, len]);
+    let meant = tensor(&mean, &[len]);
+    removed_patches::forward(&config.vit, &pixelst, &placest, &meant, &out).unwrap();
+    // With the mean as its bias and these as its prediction, the loss of pixels is nothing.
+    let errors = garbage(&[batch, removed]);
+    masked_loss::forward_backward(&config, &pixelst, &placest, (&out, &meant), &errors).unwrap();
+    assert!(values(&errors).iter().all(|&x| x.abs() < 1e-11));
 }

@@ -102,7 +102,10 @@ fn embedding() {
 
 #[test]
 fn unshuffling() {
-    for keep in [1, 4, PATCHES - 1] {
+    for (keep, biased) in [1, 4, PATCHES - 1]
+        .map(|keep| [(keep, true), (keep, false)])
+        .concat()
+    {
         let (places, _) = masks(keep);
         let (x, bias, mask) = (
             numbers(BATCH * (1 + keep) * DIM, 1),
@@ -112,7 +115,8 @@ fn unshuffling() {
         let positions = numbers((1 + PATCHES) * DIM, 4);
         let run = |x: &[f32], bias: &[f32], mask: &[f32]| {
             let out = garbage(&[BATCH, 1 + PATCHES, DIM]);
-            let visible = (&tensor(x, &[BATCH, 1 + keep, DIM]), &tensor(bias, &[DIM]));
+            let bias = biased.then(|| tensor(bias, &[DIM]));
+            let visible = (&tensor(x, &[BATCH, 1 + keep, DIM]), bias.as_ref());
             let positions = tensor(&positions, &[1 + PATCHES, DIM]);
             tokens::unshuffle_forward(
                 visible,
@@ -133,33 +137,39 @@ fn unshuffling() {
                         Some(patch) => Some(1 + places[image * PATCHES + patch] as usize)
                             .filter(|&row| row <= keep),
                     };
-                    let from = row.map_or(mask[c], |row| {
-                        x[(image * (1 + keep) + row) * DIM + c] + bias[c]
-                    });
-                    assert_eq!(
-                        out[(image * (1 + PATCHES) + token) * DIM + c],
-                        from + positions[token * DIM + c]
-                    );
+                    let position = positions[token * DIM + c];
+                    let given = |row: usize| x[(image * (1 + keep) + row) * DIM + c];
+                    let expected = match row {
+                        None => mask[c] + position,
+                        Some(row) if biased => given(row) + bias[c] + position,
+                        Some(row) => given(row),
+                    };
+                    assert_eq!(out[(image * (1 + PATCHES) + token) * DIM + c], expected);
                 }
             }
         }
 
         let d = numbers(BATCH * (1 + PATCHES) * DIM, 5);
         let (dx, grads) = (garbage(&[BATCH, 1 + keep, DIM]), garbage(&[2 * DIM]));
+        let before = values(&grads);
         let dt = tensor(&d, &[BATCH, 1 + PATCHES, DIM]);
         tokens::unshuffle_backward(
             &dt,
             &ids(&places),
             &dx,
             &grads,
-            (0..DIM, DIM..2 * DIM),
+            (0..DIM, biased.then_some(DIM..2 * DIM)),
             Replace,
         )
         .unwrap();
         let constant = run(&vec![0.0; x.len()], &[0.0; DIM], &[0.0; DIM]);
         let grads = values(&grads);
-        let right =
-            inner(&values(&dx), &x) + inner(&grads[..DIM], &mask) + inner(&grads[DIM..], &bias);
+        let mut right = inner(&values(&dx), &x) + inner(&grads[..DIM], &mask);
+        if biased {
+            right += inner(&grads[DIM..], &bias);
+        } else {
+            assert!(grads[DIM..] == before[DIM..]);
+        }
         same(inner(&d, &out) - inner(&d, &constant), right);
     }
 }

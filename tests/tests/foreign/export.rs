@@ -16,7 +16,12 @@ use crate::{Case, Golden};
 
 /// A run with one checkpoint, whose weights are those of its seed.
 fn run(path: &Path, input_size: &str) -> (MaeConfig, StateDict) {
+    run_of(path, input_size, false)
+}
+
+fn run_of(path: &Path, input_size: &str, encoder_mask_tokens: bool) -> (MaeConfig, StateDict) {
     let config = PretrainConfig::resolve(RawPretrain {
+        encoder_mask_tokens: Some(encoder_mask_tokens),
         data: Some(vec!["a.tar".into()]),
         output_dir: Some(path.to_owned()),
         model: Some("mae-micro-patch4".into()),
@@ -213,6 +218,34 @@ fn what_cannot_be_exported_says_why() {
         &root.path().join("square"),
     )
     .unwrap();
+}
+
+#[test]
+fn of_mask_tokens_in_the_encoder_the_encoder_alone_is_exported() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("run");
+    let (config, _) = run_of(&path, "8", true);
+    for client in [Client::Reference, Client::HuggingFace] {
+        let to = root.path().join(client.to_string());
+        let error = export(&path, &none(), client, &to).unwrap_err().to_string();
+        assert!(
+            error.contains("--encoder-mask-tokens") && error.contains("--to timm"),
+            "{error}"
+        );
+        assert!(!to.exists());
+    }
+    let timm = root.path().join("timm");
+    export(&path, &none(), Client::Timm, &timm).unwrap();
+    let device = candle_core::Device::Cpu;
+    let own = load_encoder(&path, &none(), &device).unwrap().0;
+    // And from there to others, as the error says.
+    for client in [Client::Reference, Client::HuggingFace] {
+        let to = root.path().join(client.to_string());
+        export(&timm, &none(), client, &to).unwrap();
+        let (encoder, _) = load_encoder(&file(client, &to), &none(), &device).unwrap();
+        assert_eq!(encoder.config, config.vit);
+        assert!(encoder.state_dict().unwrap() == own.state_dict().unwrap());
+    }
 }
 
 #[test]

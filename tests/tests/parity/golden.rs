@@ -148,5 +148,7 @@ pub(crate) fn mae_config(model: &Value) -> mae_model::MaeConfig {
         decoder_depth: number(&model["decoder_depth"]),
         decoder_heads: number(&model["decoder_heads"]),
         norm_pix_loss: model["norm_pix_loss"].as_bool().unwrap(),
+        encoder_mask_tokens: model["encoder_mask_tokens"].as_bool().unwrap_or(false),
+        target: mae_model::Target::Pixels,
     }
 }

@@ -7,13 +7,14 @@ use mae_model::{Accumulate, Activations, Mae, MaeInput, ParamSpec, Record};
 use crate::compare::{close, gradients_agree};
 use crate::golden::{self, Golden, float, number};
 
-/// Square and wide and high; 3, 4 and 1 channels; both targets; MLP ratios 4 and 2.
-const FILES: [&str; 5] = [
+/// Square and wide and high; 3, 4 and 1 channels; both targets; MLP ratios 4 and 2; mask tokens in the decoder and in the encoder.
+const FILES: [&str; 6] = [
     "transformers_norm",
     "transformers_plain",
     "timm_wide_norm",
     "timm_wide_plain",
     "timm_gray_norm",
+    "timm_encoder_mask_tokens",
 ];
 
 struct Case {
@@ -26,7 +27,7 @@ impl Case {
     fn open(name: &str) -> Self {
         let golden = Golden::open(name);
         let config = golden::mae_config(&golden.facts["model"]);
-        let mae = Mae::new(config, &Device::Cpu, 0).unwrap();
+        let mut mae = Mae::new(config, &Device::Cpu, 0).unwrap();
         mae.load_state_dict(&golden.weights()).unwrap();
         let input = input(
             &mae,

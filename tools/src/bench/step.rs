@@ -54,6 +54,10 @@ pub(crate) struct StepArgs {
     #[arg(long)]
     norm_pix_loss: bool,
 
+    /// Show the encoder every patch, removed ones as a mask token
+    #[arg(long)]
+    encoder_mask_tokens: bool,
+
     /// Clip the gradient's norm to this
     #[arg(long, value_name = "NORM")]
     clip_grad: Option<f64>,
@@ -277,6 +281,7 @@ fn config(args: &StepArgs) -> mae_model::Result<MaeConfig> {
         .map_or((native, native), |size| (size.height, size.width));
     let mut config = MaeConfig::named(&args.model, size, 3)?;
     config.norm_pix_loss = args.norm_pix_loss;
+    config.encoder_mask_tokens = args.encoder_mask_tokens;
     Ok(config)
 }
 

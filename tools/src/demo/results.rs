@@ -48,7 +48,8 @@ pub(super) fn measure(
     trained: &Mae,
     (mask_ratio, seed): (f64, u64),
 ) -> anyhow::Result<Results> {
-    let random = Mae::new(trained.config.clone(), trained.device(), seed)?;
+    let mut random = Mae::new(trained.config.clone(), trained.device(), seed)?;
+    random.share_target(trained)?;
     let (train, test) = (open(sets.train_spec())?, open(sets.test_spec())?);
     let stream = StreamOptions::default();
     let pooling = FeaturePooling::default();

@@ -65,6 +65,7 @@ fn loss(args: &LossArgs) -> anyhow::Result<Outcome> {
     let mut report = subject.report("loss", data.len());
     report.settings = vec![
         ("seed", args.mask.seed.into()),
+        ("target", subject.trained.config.target_name().into()),
         ("norm_pix_loss", subject.trained.config.norm_pix_loss.into()),
     ];
     report.settings.extend(common.encode.settings());

@@ -35,11 +35,10 @@ impl Network for Mae {
     }
 
     fn untrained(&self, source: &Source) -> anyhow::Result<Self> {
-        Ok(Self::new(
-            self.config.clone(),
-            self.device(),
-            source.seed(),
-        )?)
+        let mut mae = Self::new(self.config.clone(), self.device(), source.seed())?;
+        // What the loss is of is the same, however little the model knows of it.
+        mae.share_target(self)?;
+        Ok(mae)
     }
 
     fn set_precision(&mut self, precision: Precision) -> anyhow::Result<()> {

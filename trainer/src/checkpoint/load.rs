@@ -72,8 +72,10 @@ impl Source {
         let (vit, device) = (trained.config.clone(), trained.device());
         Ok(match self {
             Self::Run(info) => {
+                // What the decoder predicts does not enter the encoder's first weights.
                 let config = mae_model::MaeConfig {
                     vit,
+                    target: mae_model::Target::Pixels,
                     ..info.state.config.mae()
                 };
                 Mae::new(config, device, self.seed())?.encoder()?
@@ -119,6 +121,10 @@ pub fn weights(path: &Path, options: &ImportOptions) -> Result<(Weights, Source)
             let weights = Weights::of_tuned(&config.vit(), config.pooling, state);
             Ok((weights, Source::Tuned(Box::new(info))))
         }
+        kind @ RunKind::Tokenizer => Err(super::broken(
+            path,
+            format!("it is one of {kind}, which has no encoder to take"),
+        )),
     })?;
     if let Some(size) = options.image_size {
         weights.resize(size).map_err(|error| about(path, error))?;

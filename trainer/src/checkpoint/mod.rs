@@ -8,7 +8,7 @@ pub mod foreign;
 mod load;
 pub mod retention;
 mod state;
-mod tensors;
+pub(crate) mod tensors;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mae_model::StateDict;
+use mae_model::mae::is_trained;
 
 pub use load::{
     Source, export, inspect_foreign, is_run, load_classifier, load_encoder, load_mae, weights,
@@ -339,7 +340,6 @@ pub struct Inspection {
 /// What a checkpoint (or a run's newest) holds; its tensors are read and verified.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let Checkpoint::<PretrainConfig> { info, model, .. } = open(path)?;
-    let trainable = |name: &str| !name.ends_with("pos_embed");
     let state = info.state;
     Ok(Inspection {
         path: info.path,
@@ -347,7 +347,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
         epoch: state.step as f64 / state.steps_per_epoch.max(1) as f64,
         parameters: model
             .iter()
-            .filter(|(name, _)| trainable(name))
+            .filter(|(name, _)| is_trained(name))
             .map(|(_, tensor)| tensor.data.len())
             .sum(),
         files: state
@@ -368,6 +368,8 @@ impl fmt::Display for Inspection {
             self.step, self.epoch, self.state.config.epochs
         )?;
         writeln!(f, "parameters   {}", self.parameters)?;
+        let target = self.state.config.mae().target_name();
+        writeln!(f, "target       {target}")?;
         writeln!(f, "trained for  {:.0} s", self.state.seconds)?;
         writeln!(f, "dataset      {}", self.state.dataset)?;
         writeln!(f, "written by   mae {}", self.state.written_by)?;

@@ -39,6 +39,8 @@ pub enum RunKind {
     Pretrain,
     /// Fine-tunes a classifier.
     Finetune,
+    /// Trains a tokenizer.
+    Tokenizer,
 }
 
 impl RunKind {
@@ -47,6 +49,7 @@ impl RunKind {
         match self {
             RunKind::Pretrain => "pretrain",
             RunKind::Finetune => "finetune",
+            RunKind::Tokenizer => "tokenizer train",
         }
     }
 }
@@ -56,6 +59,7 @@ impl std::fmt::Display for RunKind {
         f.write_str(match self {
             RunKind::Pretrain => "pre-training",
             RunKind::Finetune => "fine-tuning",
+            RunKind::Tokenizer => "training a tokenizer",
         })
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use mae_model::{StateDict, StateTensor};
-use safetensors::tensor::{Dtype, SafeTensors, View, serialize_to_file};
+use safetensors::tensor::{Dtype, SafeTensors, View, serialize, serialize_to_file};
 
 /// A tensor to write: turned to bytes only while it is its turn.
 struct F32View<'a>(&'a StateTensor);
@@ -45,11 +45,17 @@ pub(super) fn write(path: &Path, tensors: &StateDict) -> io::Result<()> {
     })
 }
 
+/// The content of a file of `tensors`.
+pub(crate) fn bytes(tensors: &StateDict) -> io::Result<Vec<u8>> {
+    let views = tensors.iter().map(|(name, tensor)| (name, F32View(tensor)));
+    serialize(views, None).map_err(|error| io::Error::other(error.to_string()))
+}
+
 /// Reads all tensors of a file's content.
 ///
 /// # Errors
 /// As text, if it is not safetensors or a tensor is not f32.
-pub(super) fn parse(content: &[u8]) -> Result<StateDict, String> {
+pub(crate) fn parse(content: &[u8]) -> Result<StateDict, String> {
     let file = SafeTensors::deserialize(content).map_err(|error| error.to_string())?;
     file.iter()
         .map(|(name, view)| {

@@ -49,9 +49,11 @@ pub(crate) const ALWAYS_FREE: &[&str] = &[
 const FREE: &[&str] = &[
     "cuda_graphs",
     "max_steps",
+    "window", // What it came to is in the loader's fingerprint.
     "checkpoint_every",
     "keep_every",
     "picture_every",
+    "tokenizer", // Its weights are compared, where it is there.
 ];
 
 /// The settings in which `given` and `saved` differ, but for those in `free` and [`ALWAYS_FREE`].
@@ -108,8 +110,10 @@ impl PretrainConfig {
 
 #[cfg(test)]
 mod tests {
+    use mae_model::TokenizerConfig;
+
     use super::*;
-    use crate::config::RawPretrain;
+    use crate::config::{RawPretrain, TargetKind};
 
     fn config(change: RawPretrain) -> PretrainConfig {
         let base = RawPretrain {
@@ -141,6 +145,7 @@ mod tests {
         let given = config(RawPretrain {
             seed: Some(5),
             clip_grad: Some(1.5),
+            encoder_mask_tokens: Some(true),
             depth: Some(3),
             ..Default::default()
         });
@@ -154,9 +159,25 @@ mod tests {
             [
                 "clip_grad: the checkpoint has none, this run 1.5",
                 "depth: the checkpoint has 6, this run 3",
+                "encoder_mask_tokens: the checkpoint has false, this run true",
                 "seed: the checkpoint has 0, this run 5",
             ]
         );
+    }
+
+    #[test]
+    fn targets_are_compared() {
+        let saved = config(RawPretrain::default());
+        let given = config(RawPretrain {
+            target: Some(TargetKind::Pca),
+            ..Default::default()
+        });
+        let fields: Vec<String> = given
+            .differences(&saved)
+            .into_iter()
+            .map(|difference| difference.field)
+            .collect();
+        assert_eq!(fields, ["pca_components", "pca_images", "target"]);
     }
 
     #[test]
@@ -186,6 +207,16 @@ mod tests {
             cache: Some("c".into()),
             checkpoint_every: Some(1),
             keep_every: Some(1),
+            target: Some(TargetKind::Tokens),
+            tokenizer: Some("t".into()),
+            tokenizer_config: Some(TokenizerConfig {
+                image_size: (32, 32),
+                channels: 3,
+                patch_size: 4,
+                vocabulary: 8,
+                hidden: 8,
+                blocks: 1,
+            }),
             ..Default::default()
         });
         let fields = serde_json::to_value(&all).unwrap();

@@ -8,12 +8,13 @@ pub(crate) mod common;
 pub(crate) mod compare;
 pub(crate) mod raw;
 mod sources;
+mod target;
 mod values;
 
 use std::path::{Path, PathBuf};
 
 use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind};
-use mae_model::{Activations, MaeConfig, Precision};
+use mae_model::{Activations, MaeConfig, Precision, TokenizerConfig};
 use serde::{Deserialize, Serialize};
 
 use common::invalid;
@@ -21,7 +22,8 @@ pub use compare::Difference;
 pub use raw::RawPretrain;
 pub use sources::Sources;
 pub(crate) use sources::misread;
-pub use values::{ByteSize, DeviceKind, InputSize, Resume, WindowSize};
+use target::TargetSettings;
+pub use values::{ByteSize, DeviceKind, InputSize, Resume, TargetKind, WindowSize};
 
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
@@ -56,6 +58,16 @@ pub struct PretrainConfig {
     pub decoder_heads: usize,
     pub mask_ratio: f64,
     pub norm_pix_loss: bool,
+    #[serde(default)]
+    pub encoder_mask_tokens: bool,
+    #[serde(default)]
+    pub target: TargetKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pca_components: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pca_images: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
 
@@ -101,6 +113,9 @@ pub struct PretrainConfig {
     pub log_every: u64,
     pub eval_every: u64,
     pub picture_every: u64,
+
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_config: Option<TokenizerConfig>,
 }
 
 /// What checkpoints that say nothing of it were made with.
@@ -113,13 +128,49 @@ fn zune() -> DecoderKind {
     DecoderKind::Zune
 }
 
+/// Attention heads where none are given: the named model's, if they divide the width; else the most heads that do, each at least as
+/// wide as the named model's.
+fn heads(dim: usize, (named_dim, named): (usize, usize)) -> usize {
+    if dim.is_multiple_of(named) {
+        return named;
+    }
+    let most = dim * named / named_dim;
+    (1..=most)
+        .rev()
+        .find(|heads| dim.is_multiple_of(*heads))
+        .unwrap_or(1)
+}
+
+/// That each stack of blocks has some, and that its heads divide its width, a multiple of 4.
+fn check_widths(stacks: &[([&str; 3], [usize; 3])]) -> Result<()> {
+    for &([dim_flag, depth_flag, heads_flag], [dim, depth, heads]) in stacks {
+        common::positive(&[
+            (dim_flag, dim as u64),
+            (depth_flag, depth as u64),
+            (heads_flag, heads as u64),
+        ])?;
+        if !dim.is_multiple_of(4) {
+            return invalid(format!(
+                "{dim_flag} {dim} is no multiple of 4, which the sine-cosine embedding needs; the next is {}",
+                dim.next_multiple_of(4)
+            ));
+        }
+        if !dim.is_multiple_of(heads) {
+            return invalid(format!(
+                "{heads_flag} {heads} do not divide {dim_flag} {dim}; give a number of heads that does, or leave {heads_flag} out"
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl PretrainConfig {
     /// Fills in what `raw` leaves open and checks the whole.
     ///
     /// # Errors
     /// [`Error::Config`] naming the flag and what would be valid.
     pub fn resolve(raw: RawPretrain) -> Result<Self> {
-        let name = raw.model.ok_or_else(|| {
+        let name = raw.model.clone().ok_or_else(|| {
             let known = MaeConfig::names().collect::<Vec<_>>().join(", ");
             Error::Config(format!("which model? give --model with one of: {known}"))
         })?;
@@ -131,6 +182,11 @@ impl PretrainConfig {
         let channels = raw.channels.unwrap_or(3);
         // The named size at its native input: free dimensions may be what makes the asked input fit.
         let named = MaeConfig::named(&name, (native, native), channels)?;
+        let dim = raw.dim.unwrap_or(named.vit.dim);
+        let decoder_dim = raw.decoder_dim.unwrap_or(named.decoder_dim);
+        let heads = |given: Option<usize>, dim, named| given.unwrap_or_else(|| heads(dim, named));
+        let patch_size = raw.patch_size.unwrap_or(named.vit.patch_size);
+        let target = TargetSettings::resolve(&raw, patch_size * patch_size * channels)?;
         let batch_size = raw.batch_size.unwrap_or(64);
         let accum_iter = raw.accum_iter.unwrap_or(1);
         let epochs = raw.epochs.unwrap_or(400);
@@ -150,15 +206,24 @@ impl PretrainConfig {
             precision: raw.precision.unwrap_or_else(|| device.default_precision()),
             input_size,
             channels,
-            patch_size: raw.patch_size.unwrap_or(named.vit.patch_size),
-            dim: raw.dim.unwrap_or(named.vit.dim),
+            patch_size,
+            dim,
             depth: raw.depth.unwrap_or(named.vit.depth),
-            heads: raw.heads.unwrap_or(named.vit.heads),
-            decoder_dim: raw.decoder_dim.unwrap_or(named.decoder_dim),
+            heads: heads(raw.heads, dim, (named.vit.dim, named.vit.heads)),
+            decoder_dim,
             decoder_depth: raw.decoder_depth.unwrap_or(named.decoder_depth),
-            decoder_heads: raw.decoder_heads.unwrap_or(named.decoder_heads),
+            decoder_heads: heads(
+                raw.decoder_heads,
+                decoder_dim,
+                (named.decoder_dim, named.decoder_heads),
+            ),
             mask_ratio: raw.mask_ratio.unwrap_or(0.75),
             norm_pix_loss: raw.norm_pix_loss.unwrap_or(false),
+            encoder_mask_tokens: raw.encoder_mask_tokens.unwrap_or(false),
+            target: target.kind,
+            pca_components: target.components,
+            pca_images: target.images,
+            tokenizer: target.tokenizer,
             mean: raw.mean.unwrap_or(named.vit.mean),
             std: raw.std.unwrap_or(named.vit.std),
             model: name,
@@ -179,7 +244,7 @@ impl PretrainConfig {
             cuda_graphs: raw.cuda_graphs.unwrap_or(false),
             crop_scale: common::crop_scale(raw.crop_scale, [0.2, 1.0])?,
             flip: raw.flip.unwrap_or(true),
-            window: raw.window.unwrap_or(WindowSize::All),
+            window: raw.window.unwrap_or(WindowSize::Auto),
             repeats: raw.repeats.unwrap_or(1),
             decoder,
             decode_quality,
@@ -195,6 +260,7 @@ impl PretrainConfig {
             log_every: raw.log_every.unwrap_or(20),
             eval_every: raw.eval_every.unwrap_or(1),
             picture_every: raw.picture_every.unwrap_or(10),
+            tokenizer_config: target.tokenizer_config,
         };
         config.validate()?;
         Ok(config)
@@ -232,6 +298,11 @@ impl PretrainConfig {
         if self.cuda_graphs && self.device == DeviceKind::Cpu {
             return invalid("--cuda-graphs is for --device cuda");
         }
+        if self.cuda_graphs && self.target == TargetKind::Tokens {
+            return invalid(
+                "--cuda-graphs repeats the same memory, and --target tokens makes its tokens in memory of its own; leave one of them out",
+            );
+        }
         common::check_schedule(&self.schedule())?;
         common::check_crop_scale(self.crop_scale)?;
         if !(0.0..=1.0).contains(&self.max_bad_fraction) {
@@ -250,6 +321,16 @@ impl PretrainConfig {
             return invalid("no data: give --data with tar shards, a folder of them, or a pattern");
         }
         self.sources()?;
+        check_widths(&[
+            (
+                ["--dim", "--depth", "--heads"],
+                [self.dim, self.depth, self.heads],
+            ),
+            (
+                ["--decoder-dim", "--decoder-depth", "--decoder-heads"],
+                [self.decoder_dim, self.decoder_depth, self.decoder_heads],
+            ),
+        ])?;
         let model = self.mae();
         model.validate()?;
         let (patches, keep) = (model.patches(), self.keep());
@@ -282,6 +363,8 @@ impl PretrainConfig {
             decoder_depth: self.decoder_depth,
             decoder_heads: self.decoder_heads,
             norm_pix_loss: self.norm_pix_loss,
+            encoder_mask_tokens: self.encoder_mask_tokens,
+            target: self.model_target(),
         }
     }
 

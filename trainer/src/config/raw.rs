@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use mae_loader::{DecodeQuality, DecoderKind};
-use mae_model::Precision;
+use mae_model::{Precision, TokenizerConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::values::{ByteSize, DeviceKind, InputSize, Resume, WindowSize};
+use super::values::{ByteSize, DeviceKind, InputSize, Resume, TargetKind, WindowSize};
 use crate::error::{Error, Result};
 
 /// Settings of a pre-training run as given; `None` is "not given".
@@ -85,7 +85,7 @@ pub struct RawPretrain {
     /// Blocks of the encoder [default: the model's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub depth: Option<usize>,
-    /// Attention heads of the encoder [default: the model's]
+    /// Attention heads of the encoder [default: the model's, or where they do not divide --dim, heads at least as wide as the model's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub heads: Option<usize>,
     /// Width of the decoder [default: the model's]
@@ -94,7 +94,8 @@ pub struct RawPretrain {
     /// Blocks of the decoder [default: the model's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub decoder_depth: Option<usize>,
-    /// Attention heads of the decoder [default: the model's]
+    /// Attention heads of the decoder [default: the model's, or where they do not divide --decoder-dim, heads at least as wide as the
+    /// model's]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub decoder_heads: Option<usize>,
     /// Share of the patches removed [default: 0.75]
@@ -107,6 +108,29 @@ pub struct RawPretrain {
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = "Model"))]
     pub norm_pix_loss: Option<bool>,
+    /// Show the encoder every patch, removed ones as a learnt mask token, instead of the visible ones alone: the paper's ablation, at
+    /// about three times the arithmetic [default: false]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", help_heading = "Model"))]
+    pub encoder_mask_tokens: Option<bool>,
+    /// What is predicted of a removed patch: its pixels; pca, its coefficients in a basis of principal components fitted to the training
+    /// data; or tokens, those of a trained tokenizer, with cross-entropy [default: pixels]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "pixels|pca|tokens", help_heading = "Model")
+    )]
+    pub target: Option<TargetKind>,
+    /// For --target pca: principal components that are predicted [default: an eighth of a patch's numbers, 96 of 768]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub pca_components: Option<usize>,
+    /// For --target pca: training images that the basis is fitted on, once, at the start [default: 10,000, or all where there are
+    /// fewer]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub pca_images: Option<u64>,
+    /// For --target tokens: folder of a tokenizer that `mae tokenizer train` made. Checkpoints hold it, so that only a run's start reads
+    /// it
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Model"))]
+    pub tokenizer: Option<PathBuf>,
     /// Mean of each channel on the scale 0..1 [default: ImageNet's; 0.5 for one channel]
     #[cfg_attr(
         feature = "cli",
@@ -233,10 +257,11 @@ pub struct RawPretrain {
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = "Data"))]
     pub flip: Option<bool>,
-    /// Shuffle over all shards at once, or over windows of this many [default: all]
+    /// Shuffle over all shards at once, or over windows of this many; auto: all, but where shards are kept in a cache, no more at a time than
+    /// half of it holds [default: auto]
     #[cfg_attr(
         feature = "cli",
-        arg(long, value_name = "all|N", help_heading = "Data")
+        arg(long, value_name = "auto|all|N", help_heading = "Data")
     )]
     pub window: Option<WindowSize>,
     /// Crops, each with its mask, of one decoded image; --batch-size counts them, and must be a multiple [default: 1]
@@ -306,6 +331,10 @@ pub struct RawPretrain {
         arg(long, value_name = "EPOCHS", help_heading = "Output")
     )]
     pub picture_every: Option<u64>,
+
+    /// What the tokenizer is: a run writes it into its config.toml, so that the run goes on without the tokenizer's folder. No flag.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub tokenizer_config: Option<TokenizerConfig>,
 }
 
 impl RawPretrain {
@@ -314,10 +343,14 @@ impl RawPretrain {
         read_toml(path)
     }
 
-    /// These settings, with `base` where they are silent. `lr` and `blr` replace each other.
+    /// These settings, with `base` where they are silent. `lr` and `blr` replace each other, and a
+    /// tokenizer the description of another.
     pub fn over(self, mut base: Self) -> Result<Self> {
         if self.lr.is_some() || self.blr.is_some() {
             (base.lr, base.blr) = (None, None);
+        }
+        if self.tokenizer.is_some() {
+            base.tokenizer_config = None;
         }
         over(self, base)
     }

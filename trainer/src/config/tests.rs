@@ -64,6 +64,85 @@ fn free_dimensions_override_the_name() {
 }
 
 #[test]
+fn heads_follow_a_width_that_they_do_not_divide() {
+    let heads = |name: &str, dim, decoder_dim| {
+        let config = PretrainConfig::resolve(RawPretrain {
+            model: Some(name.into()),
+            dim,
+            decoder_dim,
+            ..raw()
+        });
+        let config = config.unwrap();
+        (config.heads, config.decoder_heads)
+    };
+    // Where the model's divide the width they stay.
+    assert_eq!(heads("mae-base-patch16", None, Some(128)), (12, 16));
+    assert_eq!(heads("mae-base-patch16", Some(384), Some(768)), (12, 16));
+    // Else heads keep their width: 64 in this encoder, 32 in this decoder, or more where that does not divide.
+    assert_eq!(heads("mae-base-patch16", Some(640), Some(200)), (10, 5));
+    assert_eq!(heads("mae-base-patch16", Some(64), Some(100)), (1, 2));
+    assert_eq!(heads("mae-tiny-patch4", None, Some(128)), (6, 4));
+    assert_eq!(heads("mae-tiny-patch4", None, Some(256)), (6, 8));
+    assert_eq!(heads("mae-tiny-patch4", Some(256), Some(32)), (8, 1));
+    assert_eq!(heads("mae-tiny-patch4", None, Some(20)), (6, 1));
+}
+
+#[test]
+fn meaningless_widths_name_their_flags() {
+    let error = message(RawPretrain {
+        decoder_dim: Some(64),
+        decoder_heads: Some(3),
+        ..raw()
+    });
+    assert!(
+        error.contains("--decoder-heads 3") && error.contains("--decoder-dim 64"),
+        "{error}"
+    );
+    let error = message(RawPretrain {
+        heads: Some(5),
+        ..raw()
+    });
+    assert!(
+        error.contains("--heads 5") && error.contains("--dim 192"),
+        "{error}"
+    );
+    let error = message(RawPretrain {
+        decoder_dim: Some(30),
+        ..raw()
+    });
+    assert!(
+        error.contains("--decoder-dim 30") && error.contains("32"),
+        "{error}"
+    );
+    for (flag, change) in [
+        (
+            "--decoder-depth",
+            RawPretrain {
+                decoder_depth: Some(0),
+                ..raw()
+            },
+        ),
+        (
+            "--decoder-dim",
+            RawPretrain {
+                decoder_dim: Some(0),
+                ..raw()
+            },
+        ),
+        (
+            "--decoder-heads",
+            RawPretrain {
+                decoder_heads: Some(0),
+                ..raw()
+            },
+        ),
+    ] {
+        let error = message(change);
+        assert!(error.contains(&format!("{flag} must")), "{error}");
+    }
+}
+
+#[test]
 fn the_saved_file_is_the_same_configuration() {
     for extra in [
         RawPretrain::default(),
@@ -76,6 +155,7 @@ fn the_saved_file_is_the_same_configuration() {
             window: Some(WindowSize::Shards(4)),
             resume: Some(Resume::From("x y".into())),
             max_steps: Some(7),
+            encoder_mask_tokens: Some(true),
             data: Some(vec!["a.tar@0.7".into(), "b c.tar@0.3".into()]),
             epoch_samples: Some(1000),
             lr: Some(0.1 + 0.2),

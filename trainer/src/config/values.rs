@@ -136,13 +136,25 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-/// Over how many shards at a time the samples are shuffled: `all` or a number.
+/// Over how many shards at a time the samples are shuffled: `auto`, `all` or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowSize {
+    /// As many as the cache holds, where shards are kept in one; else all.
+    Auto,
     /// One full shuffle of the epoch.
     All,
     /// Windows of this many shards, which bounds what must be at hand at one time.
     Shards(usize),
+}
+
+impl From<WindowSize> for mae_loader::Window {
+    fn from(size: WindowSize) -> Self {
+        match size {
+            WindowSize::Auto => Self::Auto,
+            WindowSize::All => Self::All,
+            WindowSize::Shards(n) => Self::Shards(n as u32),
+        }
+    }
 }
 
 impl FromStr for WindowSize {
@@ -150,10 +162,13 @@ impl FromStr for WindowSize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "auto" => Ok(WindowSize::Auto),
             "all" => Ok(WindowSize::All),
             _ => match text.parse() {
                 Ok(n) if n > 0 => Ok(WindowSize::Shards(n)),
-                _ => Err(format!("`{text}` is neither `all` nor a number of shards")),
+                _ => Err(format!(
+                    "`{text}` is neither `auto`, `all` nor a number of shards"
+                )),
             },
         }
     }
@@ -162,6 +177,7 @@ impl FromStr for WindowSize {
 impl fmt::Display for WindowSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            WindowSize::Auto => f.write_str("auto"),
             WindowSize::All => f.write_str("all"),
             WindowSize::Shards(n) => write!(f, "{n}"),
         }
@@ -171,9 +187,45 @@ impl fmt::Display for WindowSize {
 impl Serialize for WindowSize {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            WindowSize::All => serializer.serialize_str("all"),
             WindowSize::Shards(n) => serializer.serialize_u64(*n as u64),
+            word => serializer.collect_str(word),
         }
+    }
+}
+
+/// What is predicted of a removed patch (paper, table 1d).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetKind {
+    /// Its pixels, normalised patch by patch where `norm_pix_loss` says so.
+    #[default]
+    Pixels,
+    /// Its coefficients in a basis of principal components that is fitted to the training data.
+    Pca,
+    /// The token that a trained tokenizer gives it.
+    Tokens,
+}
+
+impl FromStr for TargetKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pixels" => Ok(Self::Pixels),
+            "pca" => Ok(Self::Pca),
+            "tokens" => Ok(Self::Tokens),
+            _ => Err(format!("`{text}` is neither pixels, pca nor tokens")),
+        }
+    }
+}
+
+impl fmt::Display for TargetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pixels => "pixels",
+            Self::Pca => "pca",
+            Self::Tokens => "tokens",
+        })
     }
 }
 
@@ -360,6 +412,7 @@ mod tests {
 
     #[test]
     fn windows_resumes_and_devices_read() {
+        assert_eq!("auto".parse(), Ok(WindowSize::Auto));
         assert_eq!("all".parse(), Ok(WindowSize::All));
         assert_eq!("8".parse(), Ok(WindowSize::Shards(8)));
         assert!("0".parse::<WindowSize>().is_err());

@@ -21,7 +21,8 @@ pub struct LossReport {
 }
 
 /// The loss of each of `models` on `dataset`, each sample under one mask that removes `mask_ratio` of the patches, drawn
-/// from `seed` and the sample's place. All models must take the same input in the same patches. Calls `progress` with the number of images
+/// from `seed` and the sample's place, each in the space of its own target ([`mae_model::MaeConfig::target_name`]): losses of different targets
+/// cannot be compared. All models must take the same input in the same patches. Calls `progress` with the number of images
 /// of each batch.
 ///
 /// # Errors

@@ -194,6 +194,9 @@ pub fn reconstruct(
         let pixels = batch.pixels();
         let input = MaeInput::from_host(config, pixels, ids_keep, ids_restore, mae.device())?;
         let predicted = mae.predict(&input, &mut workspace)?;
+        let on_device = (input.pixels(), input.ids_restore());
+        let paste = masking.visible == Visible::Pasted;
+        let predicted = mae.picture(on_device, predicted, keep, paste)?;
         let id = batch.samples().first().copied().unwrap_or(image.id);
         shown.push(Shown {
             key: dataset.key(id).to_owned(),

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::eval::Accuracy;
 use crate::observer::{Observer, Outcome};
 use crate::optim::{AdamW, AdamWSettings};
-use crate::run::{Journal, Plan, Saving, Standing, Underway, next_batch};
+use crate::run::{HeldOutFigures, Journal, Plan, Saving, Standing, Underway, next_batch};
 use crate::{device, output};
 
 pub use config::FinetuneConfig;
@@ -254,6 +254,7 @@ impl<'a> Run<'a> {
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
+            tokenizer: None,
         };
         self.stepper.apply(lr, update.step)?;
         self.standing.queued();
@@ -353,7 +354,12 @@ impl<'a> Run<'a> {
                 top1,
             });
         }
-        self.standing.end_epoch((loss, accuracy), vec![], journal)?;
+        let held_out = HeldOutFigures {
+            loss,
+            accuracy,
+            ..Default::default()
+        };
+        self.standing.end_epoch(held_out, vec![], journal)?;
         Ok(Ended::Done {
             best: best.is_some(),
         })

@@ -49,9 +49,34 @@ pub struct StepLine {
     /// Norm of the gradient before clipping, where clipping is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
+    /// What a tokenizer's update came to besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerFigures>,
     /// Samples of each data set in this epoch's updates so far, where several are mixed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<DataCount>,
+}
+
+/// What a tokenizer's update came to besides its loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenizerFigures {
+    /// Mean squared error of the pixels on a scale of -1 to 1, from relaxed codes.
+    pub reconstruction: f64,
+    /// Mean divergence of a patch's codes from uniform ones, in nats.
+    pub kl: f64,
+    /// Codes in use: `e` to the entropy of the likeliest codes' shares in the batch.
+    pub perplexity: f64,
+    /// Of the Gumbel-softmax.
+    pub temperature: f64,
+}
+
+/// How a tokenizer's codes are used on held-out images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CodeUsage {
+    /// Codes that occur.
+    pub used: u64,
+    /// `e` to the entropy of the codes' shares.
+    pub perplexity: f64,
 }
 
 /// An epoch's figures.
@@ -72,6 +97,9 @@ pub struct EpochLine {
     /// Among the first five.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_top5: Option<f64>,
+    /// How a tokenizer's codes are used on the held-out data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_codes: Option<CodeUsage>,
     /// Samples of each data set in the epoch's updates, where several are mixed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<DataCount>,
@@ -199,6 +227,7 @@ mod tests {
             images_per_second: 9.0,
             data_wait: 0.0,
             grad_norm: None,
+            tokenizer: None,
             data: vec![],
         })
     }
@@ -211,6 +240,7 @@ mod tests {
             val_loss: None,
             val_top1: None,
             val_top5: None,
+            val_codes: None,
             data: vec![DataCount {
                 name: "a".into(),
                 samples: 7,

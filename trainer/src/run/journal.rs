@@ -78,6 +78,7 @@ impl<'a> Journal<'a> {
             data_wait: rate.data_wait,
             // Where it is not clipped, no one asked for it.
             grad_norm: outcome.grad_norm.filter(|_| plan.clips).map(f64::from),
+            tokenizer: update.tokenizer,
             data: data(),
         };
         self.log.write(&LogLine::Step(line.clone()))?;

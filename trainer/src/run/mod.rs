@@ -16,7 +16,7 @@ use crate::checkpoint::retention::Retention;
 use crate::checkpoint::{self, Best, Checkpoint, RunConfig, RunState, VERSION};
 use crate::error::{Error, Result};
 use crate::eval::Accuracy;
-use crate::metrics::log::{DataCount, EpochLine};
+use crate::metrics::log::{CodeUsage, DataCount, EpochLine, TokenizerFigures};
 use crate::observer::{Outcome, Summary};
 use crate::output;
 use crate::schedule::CosineSchedule;
@@ -66,6 +66,16 @@ pub(crate) struct Underway {
     pub(crate) begun: Instant,
     /// How long it waited for data.
     pub(crate) waited: Duration,
+    /// What a tokenizer's update came to besides its loss.
+    pub(crate) tokenizer: Option<TokenizerFigures>,
+}
+
+/// What held-out data said at the end of an epoch, as far as it was asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HeldOutFigures {
+    pub(crate) loss: Option<f64>,
+    pub(crate) accuracy: Option<Accuracy>,
+    pub(crate) codes: Option<CodeUsage>,
 }
 
 impl Underway {
@@ -205,10 +215,10 @@ impl Standing {
         self.progress.epoch_loss += loss;
     }
 
-    /// Logs the epoch, with the loss and the accuracy on held-out data where they were measured, and begins the next one.
+    /// Logs the epoch, with what was measured on held-out data, and begins the next one.
     pub(crate) fn end_epoch(
         &mut self,
-        (val_loss, accuracy): (Option<f64>, Option<Accuracy>),
+        held_out: HeldOutFigures,
         data: Vec<DataCount>,
         journal: &mut Journal<'_>,
     ) -> Result<()> {
@@ -222,9 +232,10 @@ impl Standing {
             step,
             epoch: epoch + 1,
             loss: epoch_loss / within as f64,
-            val_loss,
-            val_top1: accuracy.map(|accuracy| accuracy.top1),
-            val_top5: accuracy.map(|accuracy| accuracy.top5),
+            val_loss: held_out.loss,
+            val_top1: held_out.accuracy.map(|accuracy| accuracy.top1),
+            val_top5: held_out.accuracy.map(|accuracy| accuracy.top5),
+            val_codes: held_out.codes,
             data,
             seconds: self.seconds(),
         };
@@ -303,6 +314,7 @@ impl Standing {
             },
             val_loss: last.and_then(|line| line.val_loss),
             val_top1: last.and_then(|line| line.val_top1),
+            val_codes: last.and_then(|line| line.val_codes),
             best: self.best,
             seconds: self.seconds(),
             checkpoint,

@@ -97,6 +97,10 @@ int mae_jpeg_header(struct mae_jpeg *self, const uint8_t *data, size_t length, s
   }
   /* Also after an image whose decoding was given up. */
   jpeg_abort_decompress(info);
+  /* That frees what the last image was converted with, but leaves it named. Skipping rows writes to it where it is named, though an image
+   * whose upsampling and conversion are merged, as fast decoding does, makes none of its own. */
+  info->cconvert = NULL;
+  info->cquantize = NULL;
   jpeg_mem_src(info, data, length);
   jpeg_read_header(info, TRUE);
   size->width = info->image_width;

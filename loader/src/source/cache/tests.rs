@@ -128,3 +128,36 @@ fn pipes_are_spooled_and_leave_nothing() {
         "an endless pipe ends at the bound"
     );
 }
+
+/// Two caches in one folder, as two processes would have them, of four threads each, all of which want another shard than the others.
+#[test]
+fn those_who_find_the_folder_crowded_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("cache");
+    let size = 3 * CHUNK;
+    let shards: Vec<PathBuf> = (0..8u8)
+        .map(|number| {
+            let path = dir.path().join(format!("{number}.tgz"));
+            fs::write(&path, gzip(&vec![number; size])).unwrap();
+            path
+        })
+        .collect();
+    let caches = [0, 1].map(|_| open(&folder, size as u64 * 6 / 5));
+    std::thread::scope(|scope| {
+        for (number, cache) in [0, 1, 0, 1, 0, 1, 0, 1].into_iter().enumerate() {
+            let (cache, shards) = (&caches[cache], &shards);
+            scope.spawn(move || {
+                for round in 0..6 {
+                    let wanted = (number + round) % shards.len();
+                    let source = inflated(cache, &shards[wanted]).unwrap();
+                    assert!(content(&source).iter().all(|&byte| byte as usize == wanted));
+                }
+            });
+        }
+    });
+    assert!(
+        names(&folder)
+            .iter()
+            .all(|name| !name.ends_with(".partial"))
+    );
+}

@@ -42,6 +42,8 @@ pub(super) struct Judged {
     pub(super) parameters: usize,
     /// Whether its loss is on patches normalised one by one, where it has a decoder.
     pub(super) norm_pix_loss: Option<bool>,
+    /// What its loss is of, where it has a decoder.
+    pub(super) target: Option<String>,
     /// In the order of the protocols.
     pub(super) figures: Vec<Figure>,
     pub(super) shown: Vec<Shown>,
@@ -134,6 +136,7 @@ impl Judged {
             "step": self.step,
             "encoder_parameters": self.parameters,
             "norm_pix_loss": self.norm_pix_loss,
+            "target": self.target,
             "results": results,
         })
     }
@@ -158,6 +161,7 @@ pub(super) mod tests {
             step: Some(7),
             parameters: 12345,
             norm_pix_loss: Some(true),
+            target: Some("pixels normalised patch by patch".into()),
             figures: [loss].into_iter().chain(figures).collect(),
             shown: vec![],
             failures: vec![(Protocol::LinearProbe, "no <labels>".into())],

@@ -129,6 +129,7 @@ impl<'a> Measure<'a> {
             checkpoint: source.path().display().to_string(),
             step,
             parameters: model.encoder.params.count(),
+            target: model.mae.as_ref().ok().map(|mae| mae.config.target_name()),
             norm_pix_loss: model.mae.as_ref().ok().map(|mae| mae.config.norm_pix_loss),
             figures: vec![],
             shown: vec![],

@@ -46,6 +46,10 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
         page.paragraph(&failure);
     }
     for (protocol, key) in first_of_each(judged) {
+        // Bars side by side would say that they can be compared.
+        if protocol == Protocol::Loss && targets(judged).len() > 1 {
+            continue;
+        }
         let figures: Vec<(&Judged, &Figure)> = judged
             .iter()
             .filter_map(|judged| Some((judged, judged.figure(protocol, key)?)))
@@ -91,6 +95,15 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
     page.heading("How to make this page");
     page.preformatted(&command(std::env::args()));
     Ok(page.finish())
+}
+
+/// What the models' losses are of, each once.
+fn targets(judged: &[Judged]) -> Vec<&str> {
+    let targets = judged.iter().filter_map(|judged| judged.target.as_deref());
+    let mut targets: Vec<&str> = targets.collect();
+    targets.sort_unstable();
+    targets.dedup();
+    targets
 }
 
 /// What there is not of a model, and why: protocols that failed for the same reason together.
@@ -158,14 +171,13 @@ fn explanation(measure: &Measure<'_>, judged: &[Judged]) -> String {
             " Masked loss: over removed patches, {:.0}% of them, on masks that stay the same.",
             100.0 * measure.mask_ratio
         );
-        let mut kinds = judged.iter().filter_map(|judged| judged.norm_pix_loss);
-        let first = kinds.next();
-        text += match first {
-            Some(first) if kinds.any(|other| other != first) => {
-                " Careful: some models predict patches normalised one by one and some do not; their losses cannot be compared."
-            }
-            Some(true) => " Patches are normalised one by one before the comparison.",
-            _ => "",
+        text += &match targets(judged).as_slice() {
+            [] | ["pixels"] => String::new(),
+            [one] => format!(" What is predicted: {one}."),
+            several => format!(
+                " Careful: the models predict different things ({}); their losses cannot be compared.",
+                several.join("; ")
+            ),
         };
     }
     let test = match args.labels.val_data.as_slice() {

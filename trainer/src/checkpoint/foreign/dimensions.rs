@@ -1,6 +1,7 @@
 //! A model's dimensions from its weights' shapes, and the rest from what is said beside them.
 
 use mae_model::config::{IMAGENET_MEAN, IMAGENET_STD};
+use mae_model::stage::mask_tokens::ENCODER_MASK_TOKEN;
 use mae_model::{StateDict, VitConfig};
 
 use serde::Serialize;
@@ -49,6 +50,8 @@ pub struct DecoderDimensions {
     pub heads: Option<usize>,
     /// Whether the target is normalised patch by patch, if known.
     pub norm_pix_loss: Option<bool>,
+    /// Whether the encoder has mask tokens in training.
+    pub encoder_mask_tokens: bool,
 }
 
 /// Patches in a row of the largest image with relative positions: 1,024 pixels of patches of 16.
@@ -200,6 +203,7 @@ impl DecoderDimensions {
             depth: depth(state, "decoder_blocks"),
             heads: options.decoder_heads.or(facts.decoder_heads).or(usual),
             norm_pix_loss: options.norm_pix_loss.or(facts.norm_pix_loss),
+            encoder_mask_tokens: state.contains_key(ENCODER_MASK_TOKEN),
         })
     }
 }

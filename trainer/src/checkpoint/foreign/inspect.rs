@@ -125,9 +125,14 @@ impl fmt::Display for ForeignInspection {
                 None => "target not known (give --norm-pix-loss)",
             };
             let heads = heads(d.heads, "--decoder-heads");
+            let tokens = if d.encoder_mask_tokens {
+                ", mask tokens in the encoder"
+            } else {
+                ""
+            };
             writeln!(
                 f,
-                "decoder      {} of width {}, {heads}, {target}",
+                "decoder      {} of width {}, {heads}, {target}{tokens}",
                 count(d.depth, "block"),
                 d.dim
             )?;

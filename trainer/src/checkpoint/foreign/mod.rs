@@ -24,6 +24,7 @@ mod weights;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use mae_model::stage::mask_tokens::ENCODER_MASK_TOKEN;
 use serde::Deserialize;
 
 pub use dimensions::{DecoderDimensions, Dimensions};
@@ -162,7 +163,9 @@ pub(super) fn open(path: &Path, options: &ImportOptions) -> Result<(Weights, Ori
     }
     // BEiT and DINO v2 have a mask token in the encoder.
     if !taken.iter().any(|(_, ours)| ours == "decoder_embed.weight") {
-        let is_token = |(_, ours): &(String, String)| ours == "mask_token";
+        let is_token = |(_, ours): &(String, String)| {
+            ["mask_token", ENCODER_MASK_TOKEN].contains(&ours.as_str())
+        };
         left_out.extend(
             taken
                 .iter()

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use mae_model::stage::mask_tokens::ENCODER_MASK_TOKEN;
+
 use super::error::{Result, unsupported};
 use super::object::PATCH_EMBEDDINGS;
 
@@ -286,7 +288,8 @@ fn numbered(name: &str) -> Option<(usize, &str)> {
 
 /// A name of the reference code's, timm's or BEiT's as ours.
 fn reference_name(name: &str) -> Option<String> {
-    let known = name == SHARED_TABLE || ENCODER.iter().chain(BESIDE).any(|(ours, _)| *ours == name);
+    let known = [SHARED_TABLE, ENCODER_MASK_TOKEN].contains(&name)
+        || ENCODER.iter().chain(BESIDE).any(|(ours, _)| *ours == name);
     if known {
         return Some(name.to_owned());
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use candle_core::Device;
-use mae_model::mae::is_decoder;
+use mae_model::mae::{is_decoder, is_trained};
 use mae_model::{
-    Encoder, FinalNorm, Mae, MaeConfig, Pooling, StateDict, StateTensor, VitClassifier, VitConfig,
+    Encoder, FinalNorm, Mae, MaeConfig, Pooling, StateDict, StateTensor, Target, VitClassifier,
+    VitConfig,
 };
 
 use super::dimensions::{DecoderDimensions, Dimensions};
@@ -23,6 +24,8 @@ pub struct Weights {
     pub final_norm: FinalNorm,
     /// The decoder, if there is one.
     pub decoder: Option<DecoderDimensions>,
+    /// What the decoder predicts; other programs' predict pixels.
+    pub target: Target,
     /// Classes of the head, if there is one.
     pub classes: Option<usize>,
     /// Under the reference code's names.
@@ -61,6 +64,7 @@ impl Weights {
             encoder,
             final_norm,
             decoder,
+            target: Target::Pixels,
             classes,
             state,
         };
@@ -82,7 +86,9 @@ impl Weights {
                 depth: config.decoder_depth,
                 heads: Some(config.decoder_heads),
                 norm_pix_loss: Some(config.norm_pix_loss),
+                encoder_mask_tokens: config.encoder_mask_tokens,
             }),
+            target: config.target.clone(),
             classes: None,
             state,
         }
@@ -101,6 +107,7 @@ impl Weights {
                 Pooling::Avg => FinalNorm::Pooled,
             },
             decoder: None,
+            target: Target::Pixels,
             classes: state
                 .get("head.weight")
                 .and_then(|head| head.shape.first().copied()),
@@ -144,6 +151,8 @@ impl Weights {
             decoder_depth: decoder.depth,
             decoder_heads: heads,
             norm_pix_loss,
+            encoder_mask_tokens: decoder.encoder_mask_tokens,
+            target: self.target.clone(),
         };
         config.validate().map_err(ForeignError::Fit)?;
         Ok(config)
@@ -169,7 +178,7 @@ impl Weights {
     /// As [`Weights::mae_config`].
     pub fn into_mae(mut self, device: &Device) -> Result<Mae> {
         self.state.retain(|name, _| !is_head(name));
-        let mae = Mae::new(self.mae_config()?, device, 0).map_err(ForeignError::Fit)?;
+        let mut mae = Mae::new(self.mae_config()?, device, 0).map_err(ForeignError::Fit)?;
         mae.load_state_dict(&self.state)
             .map_err(ForeignError::Fit)?;
         Ok(mae)
@@ -196,10 +205,7 @@ impl Weights {
 
     /// Trainable numbers.
     pub fn parameters(&self) -> usize {
-        let trained = self
-            .state
-            .iter()
-            .filter(|(name, _)| !name.ends_with("pos_embed"));
+        let trained = self.state.iter().filter(|(name, _)| is_trained(name));
         trained.map(|(_, tensor)| tensor.data.len()).sum()
     }
 
@@ -240,6 +246,28 @@ impl Weights {
         Ok(())
     }
 
+    /// That the decoder, if there is one, brings the mask tokens, as everywhere else.
+    pub(super) fn with_plain_encoder(&self, client: &str) -> Result<()> {
+        match &self.decoder {
+            Some(decoder) if decoder.encoder_mask_tokens => Err(unsupported(format!(
+                "it was trained with mask tokens in the encoder (--encoder-mask-tokens), which {client} does not have; export the \
+                 encoder alone --to timm, and from there to others"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// That another program's decoder predicts what this one does.
+    pub(super) fn of_pixels(&self, client: &str) -> Result<()> {
+        if self.decoder.is_none() || self.target == Target::Pixels {
+            return Ok(());
+        }
+        Err(unsupported(format!(
+            "its decoder predicts {}, not pixels, which {client} does not know; export the encoder alone, with --to timm",
+            self.target
+        )))
+    }
+
     /// Leaves the decoder out.
     pub(super) fn leave_decoder(&mut self) {
         self.decoder = None;
@@ -257,6 +285,8 @@ impl Weights {
                 decoder_depth: decoder.depth,
                 decoder_heads: 1,
                 norm_pix_loss: false,
+                encoder_mask_tokens: decoder.encoder_mask_tokens,
+                target: self.target.clone(),
             }),
             None => Encoder::shapes(&vit, self.final_norm),
         };

@@ -15,6 +15,8 @@ use crate::checkpoint::tensors;
 
 pub(super) fn prepare(weights: Weights, mask_ratio: f64) -> Result<Prepared> {
     weights.without_tables("transformers' ViT")?;
+    weights.with_plain_encoder("transformers' ViTMAE")?;
+    weights.of_pixels("transformers' ViTMAE")?;
     if weights.final_norm == FinalNorm::Pooled {
         return Err(unsupported(
             "its last norm stands behind mean pooling (fc_norm), which transformers' ViT does not have; export it --to timm \

@@ -22,6 +22,8 @@ const ALIGNMENT: u16 = 64;
 
 pub(super) fn prepare(weights: Weights, mask_ratio: f64) -> Result<Prepared> {
     weights.without_tables("the reference code's encoder")?;
+    weights.with_plain_encoder("the reference code's model")?;
+    weights.of_pixels("the reference code")?;
     let decoder = match &weights.decoder {
         Some(_) => {
             let config = weights.mae_config()?;

@@ -1,0 +1,171 @@
+//! What the paper compares with its own choice, through the binary: other targets, a tokenizer, mask tokens in the encoder.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::run::{SMALL_MODEL, Scene};
+
+/// A run of 12 updates on images of 16 patches.
+const SETTINGS: &str = r#"
+data = "data"
+val-data = "data"
+batch-size = 8
+epochs = 2
+threads = 2
+"#;
+
+fn scene() -> Scene {
+    let scene = Scene::with_shards();
+    scene.write("run.toml", [SMALL_MODEL, SETTINGS].concat().as_bytes());
+    scene
+}
+
+fn pretrain<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let own = ["pretrain", "--config", "run.toml", "--output-dir", output];
+    [&own[..], more].concat()
+}
+
+fn last_line(stdout: &str) -> Value {
+    let line = stdout.lines().last().expect("a line");
+    serde_json::from_str(line).expect("JSON")
+}
+
+/// Trains, and looks at what came of it by every command that reads a run.
+fn train_and_look(scene: &Scene, run: &str, more: &[&str]) {
+    let trained = last_line(&scene.mae(&pretrain(run, more)).done().stdout);
+    assert!(
+        trained["loss"].as_f64().is_some_and(f64::is_finite),
+        "{trained}"
+    );
+    assert!(
+        trained["val_loss"].as_f64().is_some_and(f64::is_finite),
+        "{trained}"
+    );
+    scene.mae(&["inspect", run]).done();
+    scene
+        .mae(&[
+            "eval",
+            "loss",
+            run,
+            "--data",
+            "data",
+            "--mask-ratio",
+            "0.75",
+        ])
+        .done();
+    let picture = format!("{run}.png");
+    let images = ["--data", "data", "--count", "2", "--output", &picture];
+    scene
+        .mae(&[&["eval", "reconstruct", run][..], &images].concat())
+        .done();
+    assert!(fs::metadata(scene.path(&picture)).expect("a picture").len() > 100);
+    let tuning = ["finetune", run, "--data", "data", "--val-data", "data"];
+    let briefly = ["--epochs", "1", "--batch-size", "8", "--threads", "2"];
+    let folder = format!("{run}-tuned");
+    let output = ["--output-dir", &folder];
+    scene.mae(&[&tuning[..], &briefly, &output].concat()).done();
+}
+
+#[test]
+fn principal_components_and_mask_tokens_in_the_encoder_go_through_every_command() {
+    let scene = scene();
+    train_and_look(
+        &scene,
+        "pca",
+        &[
+            "--target",
+            "pca",
+            "--pca-components",
+            "5",
+            "--pca-images",
+            "20",
+        ],
+    );
+    train_and_look(&scene, "seen", &["--encoder-mask-tokens"]);
+    // A resumed run goes on as the one it was, or says why not.
+    let again = scene.mae(&pretrain(
+        "pca",
+        &["--resume", "auto", "--target", "pixels"],
+    ));
+    let said = again.failed(1);
+    assert!(said.contains("target"), "{said}");
+}
+
+#[test]
+fn a_tokenizer_is_trained_looked_at_and_trained_on() {
+    let scene = scene();
+    let train = |output, more: &[&str]| {
+        let own = ["tokenizer", "train", "--data", "data", "--val-data", "data"];
+        let size = [
+            "--input-size",
+            "16",
+            "--patch-size",
+            "4",
+            "--vocabulary",
+            "16",
+            "--hidden",
+            "8",
+        ];
+        let run = [
+            "--batch-size",
+            "8",
+            "--epochs",
+            "2",
+            "--threads",
+            "2",
+            "--output-dir",
+            output,
+        ];
+        scene.mae(&[&own[..], &size, &run, more].concat())
+    };
+    let trained = last_line(&train("codes", &[]).done().stdout);
+    assert_eq!(trained["outcome"], "finished", "{trained}");
+    let names = scene.names("codes");
+    for name in [
+        "tokenizer.json",
+        "tokenizer.safetensors",
+        "log.jsonl",
+        "config.toml",
+    ] {
+        assert!(names.iter().any(|found| found == name), "{name}: {names:?}");
+    }
+    scene
+        .mae(&[
+            "tokenizer",
+            "reconstruct",
+            "--tokenizer",
+            "codes",
+            "--data",
+            "data",
+            "--output",
+            "codes.png",
+        ])
+        .done();
+    assert!(
+        fs::metadata(scene.path("codes.png"))
+            .expect("a picture")
+            .len()
+            > 100
+    );
+    train_and_look(
+        &scene,
+        "tokens",
+        &["--target", "tokens", "--tokenizer", "codes"],
+    );
+    // The run holds its tokenizer.
+    fs::remove_dir_all(scene.path("codes")).expect("a folder");
+    scene
+        .mae(&["eval", "loss", "tokens", "--data", "data"])
+        .done();
+
+    let said = scene
+        .mae(&pretrain(
+            "none",
+            &["--target", "tokens", "--tokenizer", "codes"],
+        ))
+        .failed(2);
+    assert!(said.contains("codes"), "{said}");
+    let said = train("few", &["--vocabulary", "1"]).failed(2);
+    assert!(said.contains("vocabulary"), "{said}");
+}
