@@ -84,7 +84,9 @@ impl Blocks {
         let (height, width) = self.size(draws, left);
         let (height, width) = (height.clamp(1, self.rows), width.clamp(1, self.columns));
         let visible = kept.iter().filter(|&&kept| kept).count();
-        let mut visible = (0..kept.len()).filter(|&patch| kept[patch]).skip(below(draws, visible));
+        let mut visible = (0..kept.len())
+            .filter(|&patch| kept[patch])
+            .skip(below(draws, visible));
         let Some(patch) = visible.next() else {
             return left;
         };
@@ -125,7 +127,9 @@ impl Blocks {
     fn places(&self, block: Block) -> impl Iterator<Item = usize> {
         let columns = self.columns;
         let rows = block.top..block.top + block.height;
-        rows.flat_map(move |row| (block.left..block.left + block.width).map(move |column| row * columns + column))
+        rows.flat_map(move |row| {
+            (block.left..block.left + block.width).map(move |column| row * columns + column)
+        })
     }
 }
 
@@ -212,7 +216,10 @@ mod tests {
                 blocks.attempt(&mut draws(place), 10, &mut kept)
             })
             .collect();
-        assert!(sizes.iter().all(|&size| size == 9 || size == 0), "{sizes:?}");
+        assert!(
+            sizes.iter().all(|&size| size == 9 || size == 0),
+            "{sizes:?}"
+        );
         assert!(sizes.contains(&9));
         kept.fill(false);
         assert_eq!(blocks.attempt(&mut draws(0), 16, &mut kept), 0);

@@ -32,7 +32,11 @@ pub(super) fn misfit(grid: (usize, usize), keep: usize) -> String {
         3 => "0.888888",
         _ => "0.9375",
     };
-    let fitting: Vec<&str> = SIDES.iter().filter(|&&side| divides(side, grid)).map(ratio).collect();
+    let fitting: Vec<&str> = SIDES
+        .iter()
+        .filter(|&&side| divides(side, grid))
+        .map(ratio)
+        .collect();
     let would = match fitting.as_slice() {
         [] => {
             let even = |length: usize| length.next_multiple_of(2);

@@ -14,6 +14,7 @@ use crate::config::MaskShape;
 use crate::decode::testing::{jpeg, picture};
 use crate::decode::{AnyDecoder, DecodeQuality, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
+use crate::mask::MaskSampling;
 use crate::mix::order::PartOrder;
 use crate::mix::quota::Quotas;
 use crate::order::{Order, Slices, Window};
@@ -107,7 +108,8 @@ fn settings(fake: &Fake) -> Settings {
         channels: 3,
         transform: Transform::default(),
         masks: Some(MaskShape {
-            patches: 12,
+            sampling: MaskSampling::Random,
+            grid: (3, 4),
             keep: 3,
         }),
         erasing: None,
