@@ -1,4 +1,4 @@
-//! What the paper compares with its own choice, through the binary: other targets, a tokenizer, mask tokens in the encoder.
+//! What the paper compares with its own choice, through the binary: other targets and masks, a tokenizer, mask tokens in the encoder.
 
 use std::fs;
 
@@ -68,7 +68,7 @@ fn train_and_look(scene: &Scene, run: &str, more: &[&str]) {
 }
 
 #[test]
-fn principal_components_and_mask_tokens_in_the_encoder_go_through_every_command() {
+fn other_targets_masks_and_mask_tokens_in_the_encoder_go_through_every_command() {
     let scene = scene();
     train_and_look(
         &scene,
@@ -83,6 +83,15 @@ fn principal_components_and_mask_tokens_in_the_encoder_go_through_every_command(
         ],
     );
     train_and_look(&scene, "seen", &["--encoder-mask-tokens"]);
+    train_and_look(
+        &scene,
+        "blocks",
+        &["--mask-sampling", "block", "--mask-ratio", "0.5"],
+    );
+    train_and_look(&scene, "grid", &["--mask-sampling", "grid"]);
+    let half = ["--mask-sampling", "grid", "--mask-ratio", "0.5"];
+    let said = scene.mae(&pretrain("half", &half)).failed(2);
+    assert!(said.contains("0.75"), "{said}");
     // A resumed run goes on as the one it was, or says why not.
     let again = scene.mae(&pretrain(
         "pca",

@@ -62,8 +62,8 @@ impl Data {
             config::DeviceKind::Cuda(ordinal) => training.page_locked(ordinal),
             config::DeviceKind::Cpu => training,
         };
-        let loader = training
-            .clone()
+        let loader = config
+            .with_masks(training.clone())
             .image_size(height as u32, width as u32)
             .channels(config.channels)
             .batch_size(config.batch_size)
@@ -72,7 +72,6 @@ impl Data {
                 flip: config.flip,
                 ..TrainTransform::default()
             }))
-            .masks(mae.patches(), config.keep())
             .repeats(config.repeats)
             .decoder(config.decoder)
             .decode_quality(config.decode_quality)

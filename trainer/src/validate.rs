@@ -61,10 +61,10 @@ fn centred(config: &PretrainConfig) -> Transform {
 fn common(builder: LoaderBuilder, config: &PretrainConfig) -> LoaderBuilder {
     let mae = config.mae();
     let (height, width) = mae.vit.image_size;
-    builder
+    config
+        .with_masks(builder)
         .image_size(height as u32, width as u32)
         .channels(config.channels)
-        .masks(mae.patches(), config.keep())
         .decoder(config.decoder)
         .decode_quality(config.decode_quality)
         .seed(config.seed)

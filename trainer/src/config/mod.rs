@@ -6,6 +6,7 @@
 
 pub(crate) mod common;
 pub(crate) mod compare;
+mod masks;
 pub(crate) mod raw;
 mod sources;
 mod target;
@@ -23,7 +24,9 @@ pub use raw::RawPretrain;
 pub use sources::Sources;
 pub(crate) use sources::misread;
 use target::TargetSettings;
-pub use values::{ByteSize, DeviceKind, InputSize, Resume, TargetKind, WindowSize};
+pub use values::{
+    ByteSize, DeviceKind, InputSize, MaskSamplingKind, Resume, TargetKind, WindowSize,
+};
 
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
@@ -57,6 +60,12 @@ pub struct PretrainConfig {
     pub decoder_depth: usize,
     pub decoder_heads: usize,
     pub mask_ratio: f64,
+    #[serde(default)]
+    pub mask_sampling: MaskSamplingKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_block_min: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_block_aspect: Option<[f64; 2]>,
     pub norm_pix_loss: bool,
     #[serde(default)]
     pub encoder_mask_tokens: bool,
@@ -218,6 +227,9 @@ impl PretrainConfig {
                 (named.decoder_dim, named.decoder_heads),
             ),
             mask_ratio: raw.mask_ratio.unwrap_or(0.75),
+            mask_sampling: raw.mask_sampling.unwrap_or_default(),
+            mask_block_min: raw.mask_block_min,
+            mask_block_aspect: masks::aspect(raw.mask_block_aspect)?,
             norm_pix_loss: raw.norm_pix_loss.unwrap_or(false),
             encoder_mask_tokens: raw.encoder_mask_tokens.unwrap_or(false),
             target: target.kind,
@@ -340,7 +352,7 @@ impl PretrainConfig {
                 self.mask_ratio
             ));
         }
-        Ok(())
+        self.check_masks()
     }
 
     /// The model.

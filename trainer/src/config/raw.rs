@@ -10,7 +10,9 @@ use mae_model::{Precision, TokenizerConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::values::{ByteSize, DeviceKind, InputSize, Resume, TargetKind, WindowSize};
+use super::values::{
+    ByteSize, DeviceKind, InputSize, MaskSamplingKind, Resume, TargetKind, WindowSize,
+};
 use crate::error::{Error, Result};
 
 /// Settings of a pre-training run as given; `None` is "not given".
@@ -104,6 +106,27 @@ pub struct RawPretrain {
         arg(long, value_name = "RATIO", help_heading = "Model")
     )]
     pub mask_ratio: Option<f64>,
+    /// How the patches that stay are chosen: random; block, where blocks are removed as by BEiT; grid, where one of every 2 × 2 stays (3 × 3
+    /// and 4 × 4 with the ratios 0.888888 and 0.9375) [default: random]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "random|block|grid", help_heading = "Model")
+    )]
+    pub mask_sampling: Option<MaskSamplingKind>,
+    /// For --mask-sampling block: least area of a block, in patches [default: 16 where there are 196, in proportion elsewhere]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
+    pub mask_block_min: Option<usize>,
+    /// For --mask-sampling block: least and greatest height / width of a block [default: 0.3 and its inverse]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            value_name = "LOW,HIGH",
+            value_delimiter = ',',
+            help_heading = "Model"
+        )
+    )]
+    pub mask_block_aspect: Option<Vec<f64>>,
     /// Normalise each target patch by its own mean and variance [default: false]
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = "Model"))]

@@ -229,6 +229,32 @@ impl fmt::Display for TargetKind {
     }
 }
 
+/// How the patches that an image keeps are chosen (paper, figure 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MaskSamplingKind {
+    /// Any of them.
+    #[default]
+    Random,
+    /// Blocks are removed, as by BEiT.
+    Block,
+    /// One of every square of patches is kept.
+    Grid,
+}
+
+impl FromStr for MaskSamplingKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "random" => Ok(Self::Random),
+            "block" => Ok(Self::Block),
+            "grid" => Ok(Self::Grid),
+            _ => Err(format!("`{text}` is neither random, block nor grid")),
+        }
+    }
+}
+
 /// Whether a run continues an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
