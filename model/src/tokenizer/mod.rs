@@ -2,8 +2,8 @@
 //! section 2.1) and small. Its codes are the targets of the paper's comparison with discrete tokens (table 1d).
 //!
 //! Unlike the models it is trained by candle's autograd: it is small, and nothing of it is kept from step to step. Convolutions
-//! are products: candle's backward of a 3 × 3 convolution takes 2.3 times as long as that of the same product over gathered
-//! neighbourhoods. Where they have a stride it is their size, so that they are products of squares.
+//! are products: forwards and backwards, candle's 3 × 3 convolution took 2.3 times as long as the same product over neighbourhoods gathered by
+//! index (260 and 114 ms for 128 images of 8 × 8 × 64 on two shared cores). Where they have a stride it is their size, so that they are products of squares.
 //!
 //! The encoder `[B, H, W, C]` → `[B · L, V]`: a convolution of stride and size S, others of 2 until the patch size is reached, residual
 //! blocks (ReLU, 3 × 3, ReLU, 1 × 1), ReLU, 1 × 1 to the logits. The decoder takes the codes' embeddings the same way back. The loss is the
