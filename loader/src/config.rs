@@ -9,7 +9,7 @@ use crate::augment::{TrainTransform, Transform};
 use crate::batch::{BatchShape, MemorySource};
 use crate::decode::{AnyDecoder, DecodeQuality, Decoder, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
-use crate::mask::MaskSampling;
+use crate::mask::{MaskSampler, MaskSampling};
 use crate::mix::Mixture;
 use crate::mix::order::MixedOrder;
 use crate::order::{Order, Slices, Window};
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     pub(crate) size: ImageSize,
     pub(crate) channels: usize,
     pub(crate) transform: Transform,
-    pub(crate) masks: Option<MaskShape>,
+    pub(crate) masks: Option<MaskSampler>,
     /// The probability with which a box of a sample is erased.
     pub(crate) erasing: Option<f64>,
     /// Crops and masks of each image.
@@ -61,9 +61,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn batch_shape(&self) -> BatchShape {
-        let (keep, patches) = self
-            .masks
-            .map_or((0, 0), |masks| (masks.keep, masks.patches()));
+        let (keep, patches) = self.masks.as_ref().map_or((0, 0), MaskSampler::shape);
         BatchShape {
             slots: self.slices.batch as usize,
             repeats: self.repeats,
@@ -407,16 +405,8 @@ impl LoaderBuilder {
                 format!("{} is not within 0 to 1", self.max_bad_fraction),
             );
         }
-        if let Some(MaskShape {
-            sampling,
-            grid,
-            keep,
-        }) = self.masks
-        {
-            sampling
-                .check(grid, keep)
-                .or_else(|reason| bad("masks", reason))?;
-        }
+        let sampler = |masks: MaskShape| MaskSampler::new(masks.sampling, masks.grid, masks.keep);
+        let masks = self.masks.map(sampler).transpose()?;
         self.check_transform()?;
         self.check_erasing()?;
         let decoder = match self.decoder.resolve(self.quality) {
@@ -447,7 +437,7 @@ impl LoaderBuilder {
             size: self.size,
             channels: self.channels,
             transform: self.transform,
-            masks: self.masks,
+            masks,
             erasing: self.erasing,
             repeats: self.repeats,
             seed: self.seed,

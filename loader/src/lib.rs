@@ -38,7 +38,7 @@ pub use dataset::{Dataset, DatasetOptions, ShardInfo};
 pub use decode::{DecodeQuality, DecoderKind, ImageSize, Rect};
 pub use error::{Error, Result};
 pub use label::LabelSource;
-pub use mask::{BlockMasks, MaskSampler, MaskSampling};
+pub use mask::{BlockMasks, MaskSampling};
 pub use mix::Mixture;
 pub use order::{Cursor, Window};
 pub use pipeline::{BareLoop, Batches, Loader, MemoryBound, Stats};

@@ -29,39 +29,21 @@ CASES = [
 ]
 
 
-def components(removed: np.ndarray) -> int:
-    """Regions of removed patches that hang together by their sides."""
-    left = {tuple(place) for place in np.argwhere(removed)}
-    count = 0
-    while left:
-        count += 1
-        open_ = [left.pop()]
-        while open_:
-            row, column = open_.pop()
-            for place in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-                if place in left:
-                    left.remove(place)
-                    open_.append(place)
-    return count
-
-
 def case(rows: int, columns: int, remove: int, least: int, aspect: float) -> dict:
     generator = FlavaMaskingGenerator((rows, columns), remove, None, least, aspect)
     patches = rows * columns
     frequency = np.zeros(patches, dtype=np.int64)
-    removed, agreeing, regions = (np.zeros(2 * patches + 1, dtype=np.int64) for _ in range(3))
+    removed, agreeing = (np.zeros(2 * patches + 1, dtype=np.int64) for _ in range(2))
     for _ in range(DRAWS):
         mask = generator().numpy().astype(bool)
         frequency += mask.reshape(-1)
         removed[mask.sum()] += 1
         agreeing[(mask[:, 1:] == mask[:, :-1]).sum() + (mask[1:] == mask[:-1]).sum()] += 1
-        regions[components(mask)] += 1
     return {
         "rows": rows, "columns": columns, "remove": remove, "least": least, "aspect": [aspect, 1 / aspect],
         "frequency": frequency.tolist(),
         "removed": np.trim_zeros(removed, "b").tolist(),
         "agreeing": np.trim_zeros(agreeing, "b").tolist(),
-        "regions": np.trim_zeros(regions, "b").tolist(),
     }
 
 

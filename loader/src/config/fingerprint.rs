@@ -9,7 +9,7 @@ use crate::order::Window;
 impl LoaderBuilder {
     /// All that decides about the bytes of the batches, and nothing else.
     pub(super) fn fingerprint(&self, settings: &Settings) -> String {
-        let masks = settings.masks.map_or("none".to_owned(), |masks| {
+        let masks = self.masks.map_or("none".to_owned(), |masks| {
             let shape = format!("{}/{}", masks.keep, masks.patches());
             let (rows, columns) = masks.grid;
             // Of random ones it does not matter where patches lie, and saved runs do not say.

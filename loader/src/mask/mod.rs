@@ -15,11 +15,11 @@ use self::grid::Grid;
 use self::random::Random;
 pub use self::sampling::{BlockMasks, MaskSampling};
 use crate::error::{Error, Result};
-use crate::rng::{Draws, Key, Purpose};
+use crate::rng::Draws;
 
 /// Draws masks of one shape; keeps its memory between masks.
 #[derive(Clone, Debug)]
-pub struct MaskSampler {
+pub(crate) struct MaskSampler {
     keep: usize,
     strategy: Strategy,
     kept: Vec<bool>,
@@ -37,7 +37,7 @@ impl MaskSampler {
     ///
     /// # Errors
     /// [`Error::Config`] where they cannot be chosen so, as [`MaskSampling::check`] says.
-    pub fn new(sampling: MaskSampling, grid: (usize, usize), keep: usize) -> Result<Self> {
+    pub(crate) fn new(sampling: MaskSampling, grid: (usize, usize), keep: usize) -> Result<Self> {
         let misfit = |reason| Error::Config {
             setting: "masks",
             reason,
@@ -66,28 +66,7 @@ impl MaskSampler {
         (self.keep, self.kept.len())
     }
 
-    /// Draws the mask of image number `place` of an epoch, as a loader of this seed does: `ids_keep` gets the K visible patches,
-    /// `ids_restore` the place of each of the L patches.
-    ///
-    /// # Panics
-    /// If they are of other lengths.
-    pub fn sample_at(
-        &mut self,
-        (seed, epoch, place): (u64, u64, u64),
-        ids_keep: &mut [u32],
-        ids_restore: &mut [u32],
-    ) {
-        assert_eq!((ids_keep.len(), ids_restore.len()), self.shape());
-        let key = Key {
-            seed,
-            epoch,
-            place,
-            repeat: 0,
-        };
-        self.sample(&mut Draws::new(Purpose::Mask, key), ids_keep, ids_restore);
-    }
-
-    /// Draws one mask.
+    /// Draws one mask: `ids_keep` gets the K visible patches, `ids_restore` the place of each of the L patches.
     pub(crate) fn sample(
         &mut self,
         draws: &mut Draws,
@@ -118,6 +97,18 @@ impl MaskSampler {
 #[cfg(test)]
 mod testing {
     use super::*;
+    use crate::rng::{Key, Purpose};
+
+    /// Those of image number `place`.
+    pub(super) fn draws(place: u64) -> Draws {
+        let key = Key {
+            seed: 0,
+            epoch: 0,
+            place,
+            repeat: 0,
+        };
+        Draws::new(Purpose::Mask, key)
+    }
 
     /// `ids_keep` and `ids_restore` at a place.
     pub(super) fn sample(
@@ -128,7 +119,7 @@ mod testing {
     ) -> (Vec<u32>, Vec<u32>) {
         let (mut ids_keep, mut ids_restore) = (vec![0; keep], vec![0; grid.0 * grid.1]);
         let mut sampler = MaskSampler::new(sampling, grid, keep).unwrap();
-        sampler.sample_at((0, 0, place), &mut ids_keep, &mut ids_restore);
+        sampler.sample(&mut draws(place), &mut ids_keep, &mut ids_restore);
         (ids_keep, ids_restore)
     }
 }
@@ -137,7 +128,7 @@ mod testing {
 mod tests {
     use proptest::prelude::*;
 
-    use super::testing::sample;
+    use super::testing::{draws, sample};
     use super::*;
 
     fn all(patches: usize) -> [MaskSampling; 3] {
@@ -252,7 +243,7 @@ mod tests {
             let mut sampler = MaskSampler::new(sampling, (8, 8), 16).unwrap();
             let mut draw = |place| {
                 let (mut ids_keep, mut ids_restore) = (vec![0; 16], vec![0; 64]);
-                sampler.sample_at((0, 0, place), &mut ids_keep, &mut ids_restore);
+                sampler.sample(&mut draws(place), &mut ids_keep, &mut ids_restore);
                 (ids_keep, ids_restore)
             };
             let first = draw(3);

@@ -14,9 +14,8 @@ use super::verdict::Verdict;
 use super::worker::{Worker, message};
 use super::{Loader, Samples};
 use crate::batch::{BadSample, Buffers, Finished, HostBatch};
-use crate::config::{MaskShape, Settings};
+use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::mask::MaskSampler;
 use crate::order::Cursor;
 use crate::sample::SampleId;
 
@@ -97,14 +96,6 @@ impl Batches {
             finished: publish.clone(),
         };
         batches.spawn("mae-plan".to_owned(), move || planner.run());
-        let sampler = |masks: MaskShape| MaskSampler::new(masks.sampling, masks.grid, masks.keep);
-        let masks = match settings.masks.map(sampler).transpose() {
-            Ok(masks) => masks,
-            Err(error) => {
-                batches.failed = Some(error);
-                return batches;
-            }
-        };
         for number in 0..settings.threads {
             let (queue, publish) = (queue.clone(), publish.clone());
             let worker = Worker::new(
@@ -113,7 +104,6 @@ impl Batches {
                 Arc::clone(&loader.counters),
                 (loader.decoders)(),
                 Arc::clone(&batches.stop),
-                masks.clone(),
             );
             batches.spawn(format!("mae-load-{number}"), move || {
                 worker.run(&queue, &publish)

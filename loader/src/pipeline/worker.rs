@@ -47,8 +47,8 @@ impl Worker {
         counters: Arc<Counters>,
         decoder: Box<dyn Decoder>,
         stop: Arc<AtomicBool>,
-        masks: Option<MaskSampler>,
     ) -> Self {
+        let masks = settings.masks.clone();
         let images = ImageMaker::new(
             Arc::clone(&samples),
             &settings,

@@ -10,11 +10,10 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::augment::Transform;
 use crate::batch::{HostBatch, MemorySource};
-use crate::config::MaskShape;
 use crate::decode::testing::{jpeg, picture};
 use crate::decode::{AnyDecoder, DecodeQuality, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
-use crate::mask::MaskSampling;
+use crate::mask::{MaskSampler, MaskSampling};
 use crate::mix::order::PartOrder;
 use crate::mix::quota::Quotas;
 use crate::order::{Order, Slices, Window};
@@ -107,11 +106,7 @@ fn settings(fake: &Fake) -> Settings {
         },
         channels: 3,
         transform: Transform::default(),
-        masks: Some(MaskShape {
-            sampling: MaskSampling::Random,
-            grid: (3, 4),
-            keep: 3,
-        }),
+        masks: Some(MaskSampler::new(MaskSampling::Random, (3, 4), 3).unwrap()),
         erasing: None,
         seed: 5,
         threads: 2,
