@@ -1,11 +1,12 @@
 //! What a loader is asked for: the builder's raw settings first, one validated [`Settings`] after.
 
+mod checks;
 mod fingerprint;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::augment::{TrainTransform, Transform};
+use crate::augment::Transform;
 use crate::batch::{BatchShape, MemorySource};
 use crate::decode::{AnyDecoder, DecodeQuality, Decoder, DecoderKind, ImageSize};
 use crate::error::{Error, Result};
@@ -341,7 +342,7 @@ impl LoaderBuilder {
             match self.transform {
                 Transform::Train { .. } => {
                     let order = Order::shuffled(counts, seed, self.window);
-                    check_window(&order, self.window)?;
+                    checks::check_window(&order, self.window)?;
                     Ok(order)
                 }
                 Transform::Eval { .. } => Ok(Order::sequential(counts)),
@@ -456,62 +457,6 @@ impl LoaderBuilder {
             },
         })
     }
-
-    fn check_transform(&self) -> Result<()> {
-        match self.transform {
-            Transform::Train(TrainTransform { scale, ratio, .. }) => {
-                if !(scale.0 > 0.0 && scale.0 <= scale.1 && scale.1 <= 1.0) {
-                    return bad(
-                        "crop scale",
-                        format!("{scale:?} must satisfy 0 < least ≤ greatest ≤ 1"),
-                    );
-                }
-                if !(ratio.0 > 0.0 && ratio.0 <= ratio.1 && ratio.1.is_finite()) {
-                    return bad(
-                        "crop ratio",
-                        format!("{ratio:?} must satisfy 0 < least ≤ greatest"),
-                    );
-                }
-            }
-            Transform::Eval { resize } => {
-                let least = self.size.width.max(self.size.height);
-                if resize < least || resize > 1 << 14 {
-                    return bad(
-                        "resize",
-                        format!("{resize} is not within the image size, {least}, and 16,384"),
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_erasing(&self) -> Result<()> {
-        match (self.erasing, self.transform) {
-            (None, _) => Ok(()),
-            (Some(_), Transform::Eval { .. }) => bad(
-                "erasing",
-                "is for training; leave it out of evaluation".to_owned(),
-            ),
-            (Some(probability), _) if (0.0..=1.0).contains(&probability) => Ok(()),
-            (Some(probability), _) => bad("erasing", format!("{probability} is not within 0 to 1")),
-        }
-    }
-}
-
-/// A window's samples are numbered by 32 bits.
-fn check_window(order: &Order, window: Window) -> Result<()> {
-    if window == Window::Shards(0) {
-        return bad("window", "must hold at least 1 shard".to_owned());
-    }
-    let samples = order.largest_window();
-    if samples > u64::from(u32::MAX) {
-        return bad(
-            "window",
-            format!("{samples} samples are too many for one window; choose fewer shards"),
-        );
-    }
-    Ok(())
 }
 
 pub(crate) fn bad<T>(setting: &'static str, reason: String) -> Result<T> {

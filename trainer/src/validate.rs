@@ -30,7 +30,7 @@ pub(crate) fn held_out_loader(dataset: Arc<Dataset>, config: &PretrainConfig) ->
 pub(crate) fn picture_loader(builder: LoaderBuilder, config: &PretrainConfig) -> Result<Loader> {
     Ok(common(builder, config)
         .batch_size(PICTURED)
-        .transform(centred(config))
+        .transform(centred(config.mae().vit.image_size))
         .prefetch(1)
         .build()?)
 }
@@ -41,15 +41,15 @@ pub(crate) fn plain_loader(train: Mixture, images: u64, config: &PretrainConfig)
     Ok(common(Loader::mixture(train), config)
         .epoch_samples(images)
         .batch_size(config.batch_size)
-        .transform(centred(config))
+        .transform(centred(config.mae().vit.image_size))
         .window(config.window.into())
         .build()?)
 }
 
 /// The training transform for its order alone (the first images of a dataset may all be of one class): of each image the largest centred
 /// part in the input's proportions.
-fn centred(config: &PretrainConfig) -> Transform {
-    let ratio = config.input_size.width as f64 / config.input_size.height as f64;
+pub(crate) fn centred((height, width): (usize, usize)) -> Transform {
+    let ratio = width as f64 / height as f64;
     Transform::Train(TrainTransform {
         scale: (1.0, 1.0),
         ratio: (ratio, ratio),

@@ -1,7 +1,7 @@
 //! What a run's target is made with, before its first step: a basis fitted to the training data, or a trained tokenizer. Both belong to
 //! the model and its checkpoints from then on.
 
-pub mod pca;
+mod pca;
 
 use mae_model::{Mae, Target};
 

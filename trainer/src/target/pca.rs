@@ -42,7 +42,7 @@ impl PcaFit {
 
 /// Sums over patches.
 #[derive(Clone, Debug)]
-pub struct Moments {
+struct Moments {
     len: usize,
     count: u64,
     sum: Vec<f64>,
@@ -53,7 +53,7 @@ pub struct Moments {
 
 impl Moments {
     /// Of patches of `len` numbers, none so far.
-    pub fn new(len: usize) -> Self {
+    fn new(len: usize) -> Self {
         Self {
             len,
             count: 0,
@@ -64,7 +64,7 @@ impl Moments {
     }
 
     /// Adds a patch `[len]`.
-    pub fn add(&mut self, patch: &[f32]) {
+    fn add(&mut self, patch: &[f32]) {
         self.block.extend(patch.iter().map(|&x| f64::from(x)));
         if self.block.len() >= BLOCK * self.len {
             self.work_in();
@@ -106,7 +106,7 @@ impl Moments {
     ///
     /// # Errors
     /// If there were fewer than two patches, or the decomposition does not end.
-    pub fn fit(mut self, components: usize) -> Result<(PcaBasis, Vec<f64>)> {
+    fn fit(mut self, components: usize) -> Result<(PcaBasis, Vec<f64>)> {
         self.work_in();
         let (len, n) = (self.len, self.count as f64);
         if self.count < 2 {

@@ -36,7 +36,7 @@ use crate::output;
 use crate::picture;
 use crate::run::{HeldOutFigures, Journal, Plan, Saving, Standing, Underway, next_batch};
 use crate::update::Update;
-use crate::validate::PICTURED;
+use crate::validate::{PICTURED, centred};
 
 /// The run before its first step.
 #[derive(Debug)]
@@ -158,17 +158,10 @@ impl Data {
                 .drop_last(false)
                 .build()
         });
-        let ratio = width as f64 / height as f64;
-        // In training's order: the first images of a data set may all be of one class.
         let pictured = val.map_or(training, |val| common(Loader::builder(val)));
         let pictured = pictured
             .batch_size(PICTURED)
-            .transform(Transform::Train(TrainTransform {
-                scale: (1.0, 1.0),
-                ratio: (ratio, ratio),
-                flip: false,
-                ..TrainTransform::default()
-            }))
+            .transform(centred((height, width)))
             .prefetch(1)
             .drop_last(false)
             .build()?;
