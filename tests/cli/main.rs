@@ -9,5 +9,6 @@ mod prepare;
 mod pretrain;
 mod run;
 mod shard;
+mod study;
 mod targets;
 mod usage;

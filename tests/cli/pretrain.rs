@@ -85,7 +85,7 @@ fn wait_for(part: &str, stderr: &mut impl BufRead) {
     }
 }
 
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill")
         .args(["-s", name, &child.id().to_string()])
         .status()

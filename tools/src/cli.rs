@@ -19,6 +19,7 @@ use crate::inspect::InspectArgs;
 use crate::pretrain::PretrainArgs;
 use crate::selftest::SelftestArgs;
 use crate::shard::ShardArgs;
+use crate::study::StudyArgs;
 use crate::tokenizer::TokenizerArgs;
 
 /// Pre-train masked autoencoders on sharded image datasets, and evaluate them.
@@ -128,6 +129,7 @@ pub(crate) enum Command {
     Finetune(Box<FinetuneArgs>),
     Tokenizer(TokenizerArgs),
     Eval(EvalArgs),
+    Study(StudyArgs),
     Export(ExportArgs),
     Bench(BenchArgs),
     Demo(DemoArgs),

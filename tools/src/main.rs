@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod selftest;
 mod shard;
+mod study;
 mod table;
 mod terminal;
 mod tokenizer;
@@ -75,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Finetune(args) => finetune::run(*args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Study(args) => study::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(&args),

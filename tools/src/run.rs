@@ -22,7 +22,7 @@ use signal_hook::low_level::emulate_default_handler;
 use crate::Outcome;
 use crate::eval::percent;
 use crate::terminal::bars;
-use crate::units::{show_bytes, show_memory};
+use crate::units::{duration, show_bytes, show_memory};
 
 /// A training of the library: settings, what asks it to stop, who watches.
 type Training<C> =
@@ -348,26 +348,9 @@ fn counts(data: &[DataCount]) -> String {
     }
 }
 
-/// `2h 05m`, `3m 20s`, `12s`.
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.round() as u64;
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m {s:02}s"),
-        (h, m, _) => format!("{h}h {m:02}m"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_read_well() {
-        assert_eq!(duration(12.4), "12s");
-        assert_eq!(duration(200.0), "3m 20s");
-        assert_eq!(duration(7500.0), "2h 05m");
-    }
 
     #[test]
     fn the_pace_follows_the_steps() {

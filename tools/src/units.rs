@@ -39,6 +39,16 @@ pub(crate) fn show_count(count: u64, thing: &str) -> String {
     format!("{count} {thing}{plural}")
 }
 
+/// `2h 05m`, `3m 20s`, `12s`.
+pub(crate) fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m {s:02}s"),
+        (h, m, _) => format!("{h}h {m:02}m"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +71,12 @@ mod tests {
             [1, 0].map(|n| show_count(n, "class")),
             ["1 class", "0 classes"]
         );
+    }
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(duration(12.4), "12s");
+        assert_eq!(duration(200.0), "3m 20s");
+        assert_eq!(duration(7500.0), "2h 05m");
     }
 }

@@ -155,11 +155,13 @@ fn chart(log: &[LogLine]) -> Chart<'static> {
             Series {
                 name: "training",
                 points: training,
+                ranges: vec![],
                 dots: false,
             },
             Series {
                 name: "held-out",
                 points: held_out,
+                ranges: vec![],
                 dots: true,
             },
         ],

@@ -27,6 +27,8 @@ pub(crate) struct Series<'a> {
     pub(crate) name: &'a str,
     /// (x, y), in order of x.
     pub(crate) points: Vec<(f64, f64)>,
+    /// The lowest and the highest y of each point, drawn where both are finite; none, or one for each point.
+    pub(crate) ranges: Vec<(f64, f64)>,
     /// Whether each point is marked, for few points.
     pub(crate) dots: bool,
 }
@@ -39,7 +41,10 @@ impl Chart<'_> {
             all.filter(|(x, y)| x.is_finite() && y.is_finite())
         };
         let xs = Axis::over(points().map(|p| p.0))?;
-        let ys = Axis::over(points().map(|p| p.1))?;
+        let ranges = self.series.iter().flat_map(|series| &series.ranges);
+        let ends = ranges.flat_map(|&(low, high)| [low, high]);
+        let ends = ends.filter(|end| end.is_finite());
+        let ys = Axis::over(points().map(|p| p.1).chain(ends))?;
         let (left, top, right, bottom) = MARGIN;
         let (width, height) = SIZE;
         let x_of = |x: f64| left + xs.share(x) * (width - left - right);
@@ -107,6 +112,24 @@ impl Chart<'_> {
                         "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.2\" fill=\"{colour}\"/>"
                     );
                 }
+            }
+            for (&(x, _), &(low, high)) in series.points.iter().zip(&series.ranges) {
+                if low.is_finite() && high.is_finite() {
+                    let (x, low, high) = (x_of(x), y_of(low), y_of(high));
+                    let _ = write!(
+                        svg,
+                        "<path d=\"M{:.1} {low:.1}H{:.1}M{x:.1} {low:.1}V{high:.1}M{:.1} {high:.1}H{:.1}\" fill=\"none\" \
+                         stroke=\"{colour}\" stroke-width=\"1.5\"/>",
+                        x - 5.0,
+                        x + 5.0,
+                        x - 5.0,
+                        x + 5.0
+                    );
+                }
+            }
+            // A single line needs no name.
+            if series.name.is_empty() {
+                continue;
             }
             let y = top + 14.0 + 18.0 * index as f64;
             let (from, to) = (width - right - 200.0, width - right - 176.0);
@@ -182,6 +205,7 @@ mod tests {
         let series = vec![Series {
             name: "loss <1>",
             points,
+            ranges: vec![],
             dots: true,
         }];
         Chart {

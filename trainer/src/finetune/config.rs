@@ -166,7 +166,7 @@ impl FinetuneConfig {
             mean: raw.mean.unwrap_or(base.mean),
             std: raw.std.unwrap_or(base.std),
             pooling: raw.pooling.unwrap_or(Pooling::Avg),
-            freeze_blocks: raw.freeze_blocks.unwrap_or(0),
+            freeze_blocks: freeze_blocks(raw.freeze_blocks, raw.tune_blocks, base.depth)?,
             drop_path: raw.drop_path.unwrap_or(recipe.drop_path),
             batch_size,
             accum_iter,
@@ -328,6 +328,20 @@ impl FinetuneConfig {
     /// The settings of `self` (this run) that make it another run than `saved` (the checkpoint's).
     pub fn differences(&self, saved: &Self) -> Vec<Difference> {
         differences(self, saved, FREE)
+    }
+}
+
+/// Blocks that stay as they are, of `depth`, by whichever of the two settings is given.
+fn freeze_blocks(freeze: Option<usize>, tune: Option<usize>, depth: usize) -> Result<usize> {
+    match (freeze, tune) {
+        (Some(_), Some(_)) => invalid("give --freeze-blocks or --tune-blocks, not both"),
+        (freeze, None) => Ok(freeze.unwrap_or(0)),
+        (None, Some(tune)) => match depth.checked_sub(tune) {
+            Some(frozen) => Ok(frozen),
+            None => invalid(format!(
+                "--tune-blocks {tune}: the model has {depth} blocks"
+            )),
+        },
     }
 }
 

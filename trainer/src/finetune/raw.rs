@@ -142,6 +142,17 @@ pub struct RawFinetune {
     /// trained [default: 0]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Model"))]
     pub freeze_blocks: Option<usize>,
+    /// The same from the other end: train the last N blocks alone, and the head. A run's settings have it as freeze_blocks
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            value_name = "N",
+            conflicts_with = "freeze_blocks",
+            help_heading = "Model"
+        )
+    )]
+    pub tune_blocks: Option<usize>,
     /// Probability that a sample skips a branch of the last block; less in those before [default: 0.1 for B, 0.2 for L, 0.3 for H]
     #[cfg_attr(
         feature = "cli",
