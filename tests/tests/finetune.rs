@@ -281,6 +281,10 @@ fn what_is_wrong_with_the_data_is_said() {
     assert!(found.contains("--from-scratch"), "{found}");
     let found = error(&|raw| raw.freeze_blocks = Some(3));
     assert!(found.contains("has 2 blocks"), "{found}");
+    let found = error(&|raw| raw.tune_blocks = Some(3));
+    assert!(found.contains("has 2 blocks"), "{found}");
+    let found = error(&|raw| (raw.freeze_blocks, raw.tune_blocks) = (Some(1), Some(1)));
+    assert!(found.contains("not both"), "{found}");
 }
 
 #[test]

@@ -383,7 +383,8 @@ impl RawFinetune {
         read_toml(path)
     }
 
-    /// These settings, with `base` where they are silent. `lr` and `blr` replace each other, as do `checkpoint` and `from_scratch`.
+    /// These settings, with `base` where they are silent. `lr` and `blr` replace each other, as do `checkpoint` and `from_scratch`,
+    /// and `freeze_blocks` and `tune_blocks`.
     ///
     /// # Errors
     /// None for settings that were read.
@@ -393,6 +394,9 @@ impl RawFinetune {
         }
         if self.checkpoint.is_some() || self.from_scratch.is_some() {
             (base.checkpoint, base.from_scratch) = (None, None);
+        }
+        if self.freeze_blocks.is_some() || self.tune_blocks.is_some() {
+            (base.freeze_blocks, base.tune_blocks) = (None, None);
         }
         over(self, base)
     }

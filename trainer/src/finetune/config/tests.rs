@@ -50,6 +50,26 @@ fn the_saved_file_is_the_same_configuration() {
 }
 
 #[test]
+fn blocks_that_are_trained_are_those_that_are_not_frozen() {
+    let tuned = |tune, base: RawFinetune| {
+        let flags = RawFinetune {
+            tune_blocks: tune,
+            ..Default::default()
+        };
+        resolve(flags.over(base).unwrap()).map(|config| config.freeze_blocks)
+    };
+    assert_eq!(tuned(Some(0), raw()).unwrap(), 2);
+    assert_eq!(tuned(Some(2), raw()).unwrap(), 0);
+    assert_eq!(tuned(None, raw()).unwrap(), 0);
+    // A flag wins over the other setting in a file.
+    let file = RawFinetune {
+        freeze_blocks: Some(2),
+        ..raw()
+    };
+    assert_eq!(tuned(Some(1), file).unwrap(), 1);
+}
+
+#[test]
 fn settings_that_say_nothing_of_the_mlp_ratio_mean_4() {
     let vit = VitConfig {
         mlp_ratio: 4.0,
