@@ -5,6 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use mae_trainer::tokenizer::RawTokenizer;
+use mae_trainer::{RawFinetune, RawPretrain};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use toml::Table;
 
@@ -320,7 +323,7 @@ impl Definition {
             };
             let mut given = Table::new();
             given.insert(key.clone(), value.clone());
-            table.extend(underscored(&given)?);
+            *table = merged(*part, table, &underscored(&given)?)?;
         }
         self.check()
     }
@@ -466,6 +469,23 @@ impl Grid {
         }
         Ok(all)
     }
+}
+
+/// The settings `over`, with those of `base` where they are silent, as the flags of a command go over its file.
+///
+/// # Errors
+/// Where one of them is none of `part`'s.
+pub(super) fn merged(part: Part, base: &Table, over: &Table) -> anyhow::Result<Table> {
+    fn read<T: DeserializeOwned>(settings: &Table) -> anyhow::Result<T> {
+        let read = settings.clone().try_into();
+        read.map_err(|error: toml::de::Error| anyhow::anyhow!("{}", error.message().trim()))
+    }
+    let merged = match part {
+        Part::Pretrain => Table::try_from(read::<RawPretrain>(over)?.over(read(base)?)?),
+        Part::Finetune => Table::try_from(read::<RawFinetune>(over)?.over(read(base)?)?),
+        Part::Tokenizer => Table::try_from(read::<RawTokenizer>(over)?.over(read(base)?)?),
+    };
+    merged.with_context(|| format!("{part}: settings that cannot be written"))
 }
 
 /// The table with `_` between the words of its keys, as they may stand with either.

@@ -13,7 +13,7 @@ use mae_trainer::{FinetuneConfig, PretrainConfig, RawFinetune, RawPretrain};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::definition::{Definition, Metric, Variant};
+use super::definition::{Definition, Metric, Part, Variant, merged};
 
 /// What a task does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +123,8 @@ impl Plan {
                 settings.insert("label_field".into(), field.clone().into());
             }
             if metric == Metric::Finetune {
-                settings.extend(of.study.finetune.clone());
-                settings.extend(of.variant.finetune.clone());
+                let own = merged(Part::Finetune, &of.study.finetune, &of.variant.finetune);
+                settings.extend(own.context("finetune")?);
                 settings.insert("seed".into(), of.seed());
                 check_finetune(&settings, &vit).context("finetune")?;
             }
@@ -141,8 +141,8 @@ impl Plan {
     /// The pre-training's task, and the encoder that comes of it.
     fn pretrain(&mut self, of: &Of<'_>) -> anyhow::Result<(usize, VitConfig)> {
         let mut settings = of.data();
-        settings.extend(of.study.pretrain.clone());
-        settings.extend(of.variant.pretrain.clone());
+        let own = merged(Part::Pretrain, &of.study.pretrain, &of.variant.pretrain);
+        settings.extend(own.context("pretrain")?);
         settings.insert("seed".into(), of.seed());
         let mut raw: RawPretrain = read(&settings).context("pretrain")?;
         let mut after = None;

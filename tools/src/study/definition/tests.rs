@@ -81,6 +81,13 @@ fn settings_of_the_command_line_go_into_the_base() {
     assert_eq!(study.pretrain["epochs"].as_integer(), Some(20));
     assert_eq!(study.pretrain["model"].as_str(), Some("mae-micro-patch4"));
     assert_eq!(study.finetune["layer_decay"].as_float(), Some(0.75));
+    // What replaces another setting on the command line does so here.
+    study.set(&["pretrain.lr=0.1".parse().unwrap()]).unwrap();
+    study.set(&["pretrain.blr=0.2".parse().unwrap()]).unwrap();
+    assert!(!study.pretrain.contains_key("lr"));
+    assert_eq!(study.pretrain["blr"].as_float(), Some(0.2));
+    let unknown: Setting = "pretrain.epoch=1".parse().unwrap();
+    assert!(study.set(&[unknown]).is_err());
     let tokenizer: Setting = "tokenizer.epochs=1".parse().unwrap();
     assert!(study.set(&[tokenizer]).is_err());
     let own: Setting = "pretrain.seed=1".parse().unwrap();
