@@ -178,3 +178,83 @@ fn a_tokenizer_is_trained_looked_at_and_trained_on() {
     let said = train("few", &["--vocabulary", "1"]).failed(2);
     assert!(said.contains("vocabulary"), "{said}");
 }
+
+#[test]
+fn an_evaluation_masks_as_the_run_was_trained() {
+    let scene = scene();
+    let blocks = ["--mask-sampling", "block", "--mask-block-min", "3"];
+    let trained = last_line(&scene.mae(&pretrain("blocks", &blocks)).done().stdout);
+    let grid = ["--mask-sampling", "grid"];
+    scene.mae(&pretrain("grid", &grid)).done();
+    scene.mae(&pretrain("random", &[])).done();
+    let eval = |what, run, more: &[&'static str]| {
+        let own = ["eval", what, run, "--data", "data"];
+        scene.mae(&[&own[..], more].concat())
+    };
+    let loss = |run, more: &[&'static str]| {
+        last_line(
+            &eval("loss", run, &[&["--json"], more].concat())
+                .done()
+                .stdout,
+        )
+    };
+    let mean = |loss: &Value| loss["results"]["checkpoint"][0]["mean"].as_f64().unwrap();
+    let own = loss("blocks", &[]);
+    let sampling = own["settings"]["mask_sampling"].as_str().unwrap();
+    assert!(sampling.starts_with("block least 3 "), "{sampling}");
+    let held_out = trained["val_loss"].as_f64().unwrap();
+    assert!(
+        (mean(&own) / held_out - 1.0).abs() < 1e-5,
+        "{own} {held_out}"
+    );
+    let random = loss("blocks", &["--mask-sampling", "random"]);
+    assert_eq!(random["settings"]["mask_sampling"], "random");
+    assert!((mean(&random) / held_out - 1.0).abs() > 1e-4, "{random}");
+    assert_eq!(loss("grid", &[])["settings"]["mask_sampling"], "grid");
+    for what in ["loss", "reconstruct"] {
+        let half = eval(what, "grid", &["--mask-ratio", "0.5"]).failed(2);
+        assert!(half.contains("0.75"), "{half}");
+        let other = eval(what, "grid", &["--mask-sampling", "checks"]).failed(2);
+        assert!(other.contains("neither random"), "{other}");
+    }
+    let shown = eval("reconstruct", "grid", &["--json"]).done().stdout;
+    assert_eq!(last_line(&shown)["settings"]["mask_sampling"], "grid");
+
+    let report = |more: &[&'static str]| {
+        let others = ["random", "--output-dir", "report"];
+        let protocols = ["--protocols", "loss,reconstruct"];
+        scene.mae(
+            &[
+                &["eval", "report", "blocks"],
+                &others[..],
+                &protocols,
+                &["--data", "data"],
+                more,
+            ]
+            .concat(),
+        )
+    };
+    let results = |more: &[&'static str]| {
+        report(more).done();
+        let read = |name: &str| fs::read_to_string(scene.path("report").join(name)).expect(name);
+        let results: Value = serde_json::from_str(&read("results.json")).expect("JSON");
+        (results["checkpoints"].clone(), read("report.html"))
+    };
+    let (each, page) = results(&[]);
+    assert_eq!(each[0]["mask_sampling"], sampling);
+    assert_eq!(each[1]["mask_sampling"], "random");
+    assert_eq!(
+        each[0]["results"]["loss"]["loss"]["value"],
+        own["results"]["checkpoint"][0]["mean"]
+    );
+    assert!(page.contains("Careful") && !page.contains("<svg"), "{page}");
+    let (all, page) = results(&["--mask-sampling", "grid"]);
+    assert_eq!(all[0]["mask_sampling"], "grid");
+    assert_eq!(all[1]["mask_sampling"], "grid");
+    assert!(
+        page.contains("Masks: grid") && page.contains("<svg"),
+        "{page}"
+    );
+    let half = report(&["--mask-sampling", "grid", "--mask-ratio", "0.5"]).failed(2);
+    assert!(half.contains("blocks: ") && half.contains("0.75"), "{half}");
+}

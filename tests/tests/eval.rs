@@ -4,20 +4,26 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
-use mae_loader::{Cursor, Dataset, DatasetOptions, LabelSource, Loader, Transform};
+use mae_loader::{
+    BlockMasks, Cursor, Dataset, DatasetOptions, LabelSource, Loader, MaskSampling, Transform,
+};
 use mae_model::{Mae, MaeConfig};
 use mae_tests::{Sample, jpeg};
 use mae_trainer::eval::classes::labels;
 use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
 use mae_trainer::eval::linear_probe::{ProbeReport, Progress, Recipe, linear_probe};
 use mae_trainer::eval::loss::masked_loss;
-use mae_trainer::eval::reconstruct::{Choice, Masking, Shown, reconstruct};
-use mae_trainer::eval::{EvalError, StreamOptions};
+use mae_trainer::eval::reconstruct::{Choice, Chosen, Shown, reconstruct};
+use mae_trainer::eval::{EvalError, Masking, StreamOptions};
 use mae_trainer::picture::{Picture, Visible};
 
 const SIDE: usize = 16;
 const SAMPLES: usize = 23;
-const MASK: (f64, u64) = (0.75, 5);
+const MASKING: Masking = Masking {
+    sampling: MaskSampling::Random,
+    ratio: 0.75,
+    seed: 5,
+};
 
 /// Pictures of flat colours with a corner, in shards of 10, with the classes 0, 1, 2 in turn.
 fn dataset(folder: &Path, labels: LabelSource) -> Arc<Dataset> {
@@ -129,8 +135,7 @@ fn the_loss_does_not_depend_on_the_batches() {
         masked_loss(
             &data,
             &[&first, &second],
-            MASK.0,
-            MASK.1,
+            &MASKING,
             &batches_of(batch_size),
             &mut |_| (),
         )
@@ -144,40 +149,56 @@ fn the_loss_does_not_depend_on_the_batches() {
     }
     assert_ne!(small[0].mean, small[1].mean);
     let of_first =
-        |ratio, seed| masked_loss(&data, &[&first], ratio, seed, &batches_of(4), &mut |_| ());
-    let other_masks = of_first(MASK.0, MASK.1 + 1).unwrap();
-    assert_ne!(small[0].mean, other_masks[0].mean);
-    assert!(of_first(1.0, 0).is_err(), "nothing would be visible");
+        |masking: Masking| masked_loss(&data, &[&first], &masking, &batches_of(4), &mut |_| ());
+    let blocks = MaskSampling::Block(BlockMasks::proportional(16));
+    for other in [
+        Masking { seed: 6, ..MASKING },
+        Masking {
+            sampling: MaskSampling::Grid,
+            ..MASKING
+        },
+        Masking {
+            sampling: blocks,
+            ..MASKING
+        },
+    ] {
+        assert_ne!(small[0].mean, of_first(other).unwrap()[0].mean, "{other:?}");
+    }
+    let nothing = Masking {
+        ratio: 1.0,
+        ..MASKING
+    };
+    assert!(of_first(nothing).is_err(), "nothing would be visible");
 }
 
 /// The images that `choice` picks, reconstructed at `ratio`.
 fn shown(data: &Arc<Dataset>, choice: Choice, ratio: f64) -> Vec<Shown> {
-    let masking = Masking {
-        ratio,
-        seed: MASK.1,
-        visible: Visible::Pasted,
-    };
-    let images = choice.of(data).unwrap();
-    reconstruct(data, &model(1), &images, &masking, &batches_of(4)).unwrap()
+    shown_under(data, choice, &Masking { ratio, ..MASKING })
+}
+
+/// The images that `choice` picks, reconstructed.
+fn shown_under(data: &Arc<Dataset>, choice: Choice, masking: &Masking) -> Vec<Shown> {
+    let (images, visible) = (choice.of(data).unwrap(), Visible::Pasted);
+    reconstruct(data, &model(1), &images, masking, visible, &batches_of(4)).unwrap()
 }
 
 #[test]
 fn images_are_chosen_at_distances_at_random_or_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let data = dataset(folder.path(), LabelSource::None);
-    let all = shown(&data, Choice::Spread(100), MASK.0);
+    let all = shown(&data, Choice::Spread(100), MASKING.ratio);
     assert_eq!(all.len(), SAMPLES);
     assert_ne!(all[0].pictures.masked, all[0].pictures.original);
     assert_eq!(
-        shown(&data, Choice::Spread(3), MASK.0),
+        shown(&data, Choice::Spread(3), MASKING.ratio),
         [all[0].clone(), all[7].clone(), all[14].clone()]
     );
     // Masks hang on the place, not on what else is chosen.
     let third = data.describe(data.ids().nth(3).unwrap());
     let keys = Choice::Keys(vec!["000019".into(), third]);
-    let named = shown(&data, keys, MASK.0);
+    let named = shown(&data, keys, MASKING.ratio);
     assert_eq!(named, [all[19].clone(), all[3].clone()]);
-    let random = |seed| shown(&data, Choice::Random { count: 5, seed }, MASK.0);
+    let random = |seed| shown(&data, Choice::Random { count: 5, seed }, MASKING.ratio);
     assert_eq!(random(1).len(), 5);
     assert_eq!(random(1), random(1));
     assert_ne!(random(1), random(2));
@@ -191,14 +212,51 @@ fn images_are_chosen_at_distances_at_random_or_by_name() {
 fn masks_are_those_of_the_loss_and_grow_with_the_ratio() {
     let folder = tempfile::tempdir().unwrap();
     let data = dataset(folder.path(), LabelSource::None);
-    let of_the_loss = Loader::builder(Arc::clone(&data))
+    let [less, more] = [0.5, MASKING.ratio].map(|ratio| {
+        let shown = shown(&data, Choice::Spread(SAMPLES), ratio);
+        shown.iter().map(removed).collect::<Vec<_>>()
+    });
+    let visible = visible_by_loader(&data, MaskSampling::Random);
+    for (sample, (less, more)) in less.iter().zip(&more).enumerate() {
+        for patch in 0..16 {
+            assert_eq!(!more[patch], visible[sample].contains(&(patch as u32)));
+            assert!(more[patch] || !less[patch], "sample {sample}, {patch}");
+        }
+    }
+    let blocks = MaskSampling::Block(BlockMasks::proportional(16));
+    for sampling in [blocks, MaskSampling::Grid] {
+        let masking = Masking {
+            sampling,
+            ..MASKING
+        };
+        let shown = shown_under(&data, Choice::Spread(SAMPLES), &masking);
+        let visible = visible_by_loader(&data, sampling);
+        for (shown, visible) in shown.iter().zip(&visible) {
+            for (patch, removed) in removed(shown).into_iter().enumerate() {
+                assert_eq!(!removed, visible.contains(&(patch as u32)), "{sampling}");
+            }
+        }
+    }
+}
+
+/// Which of the 16 patches are grey in the masked picture.
+fn removed(shown: &Shown) -> [bool; 16] {
+    std::array::from_fn(|patch| {
+        let corner = (patch / 4 * 4 * SIDE + patch % 4 * 4) * 3;
+        shown.pictures.masked.rgb()[corner..corner + 12] == [128; 12]
+    })
+}
+
+/// The patches of each sample that a loader keeps under the same ratio and seed.
+fn visible_by_loader(data: &Arc<Dataset>, sampling: MaskSampling) -> Vec<Vec<u32>> {
+    let of_the_loss = Loader::builder(Arc::clone(data))
         .image_size(SIDE as u32, SIDE as u32)
         .batch_size(SAMPLES)
         .transform(Transform::Eval {
             resize: SIDE as u32,
         })
-        .masks(16, 4)
-        .seed(MASK.1)
+        .sampled_masks(sampling, (4, 4), 4)
+        .seed(MASKING.seed)
         .build()
         .unwrap();
     let batch = of_the_loss
@@ -206,17 +264,7 @@ fn masks_are_those_of_the_loss_and_grow_with_the_ratio() {
         .next()
         .unwrap()
         .unwrap();
-    let [less, more] = [0.5, MASK.0].map(|ratio| shown(&data, Choice::Spread(SAMPLES), ratio));
-    for (sample, (less, more)) in less.iter().zip(&more).enumerate() {
-        let visible = &batch.ids_keep()[4 * sample..][..4];
-        for patch in 0..16u32 {
-            let corner = (patch as usize / 4 * 4 * SIDE + patch as usize % 4 * 4) * 3;
-            let of_patch = |picture: &Picture| picture.rgb()[corner..corner + 12].to_vec();
-            let removed = |shown: &Shown| of_patch(&shown.pictures.masked) == [128; 12];
-            assert_eq!(!removed(more), visible.contains(&patch));
-            assert!(removed(more) || !removed(less), "sample {sample}, {patch}");
-        }
-    }
+    batch.ids_keep().chunks(4).map(<[u32]>::to_vec).collect()
 }
 
 #[test]
@@ -230,24 +278,29 @@ fn an_image_chosen_by_name_must_be_readable() {
         class: None,
     });
     let data = Arc::new(Dataset::open(&[spec], &DatasetOptions::default()).unwrap());
-    let replaced = shown(&data, Choice::Spread(1), MASK.0);
+    let replaced = shown(&data, Choice::Spread(1), MASKING.ratio);
     assert_eq!(replaced[0].key, "000001");
-    let masking = Masking {
-        ratio: MASK.0,
-        seed: 0,
-        visible: Visible::Pasted,
+    let pictures = |images: &[Chosen], masking: &Masking| {
+        let visible = Visible::Pasted;
+        reconstruct(&data, &model(1), images, masking, visible, &batches_of(4))
     };
     let named = Choice::Keys(vec!["000000".into()]).of(&data).unwrap();
-    let error = reconstruct(&data, &model(1), &named, &masking, &batches_of(4)).unwrap_err();
+    let error = pictures(&named, &MASKING).unwrap_err();
     assert!(
         matches!(&error, EvalError::Unreadable { sample, .. } if sample.ends_with(": 000000")),
         "{error}"
     );
     for ratio in [0.0, 0.99, 1.0, -1.0, f64::NAN] {
-        let masking = Masking { ratio, ..masking };
-        let error = reconstruct(&data, &model(1), &[], &masking, &batches_of(4)).unwrap_err();
+        let error = pictures(&[], &Masking { ratio, ..MASKING }).unwrap_err();
         assert!(matches!(error, EvalError::MaskRatio { .. }), "{error}");
     }
+    let half = Masking {
+        sampling: MaskSampling::Grid,
+        ratio: 0.5,
+        ..MASKING
+    };
+    let error = pictures(&[], &half).unwrap_err().to_string();
+    assert!(error.contains("0.75"), "{error}");
 }
 
 #[test]

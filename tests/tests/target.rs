@@ -12,9 +12,9 @@ use mae_model::{Mae, Tokenizer, TokenizerConfig};
 use mae_trainer::checkpoint::foreign::{Client, ImportOptions};
 use mae_trainer::checkpoint::{self, load_encoder, load_mae};
 use mae_trainer::config::TargetKind;
-use mae_trainer::eval::StreamOptions;
 use mae_trainer::eval::loss::masked_loss;
-use mae_trainer::eval::reconstruct::{Choice, Masking, reconstruct};
+use mae_trainer::eval::reconstruct::{Choice, reconstruct};
+use mae_trainer::eval::{Masking, StreamOptions};
 use mae_trainer::observer::{Start, StepReport};
 use mae_trainer::picture::Visible;
 use mae_trainer::target::PcaFit;
@@ -103,7 +103,12 @@ fn check_downstream(root: &Path, run: &Path, data: &str) {
     let mut random = Mae::new(mae.config.clone(), &device, 99).unwrap();
     random.share_target(&mae).unwrap();
     let stream = StreamOptions::default();
-    let losses = masked_loss(&data, &[&mae, &random], 0.75, 0, &stream, &mut |_| ()).unwrap();
+    let masking = Masking {
+        sampling: source.mask_sampling(),
+        ratio: 0.75,
+        seed: 0,
+    };
+    let losses = masked_loss(&data, &[&mae, &random], &masking, &stream, &mut |_| ()).unwrap();
     assert!(
         losses[0].mean.is_finite() && losses[0].mean < losses[1].mean,
         "{losses:?}"
@@ -111,12 +116,7 @@ fn check_downstream(root: &Path, run: &Path, data: &str) {
 
     let images = Choice::Spread(2).of(&data).unwrap();
     for visible in [Visible::Pasted, Visible::Predicted] {
-        let masking = Masking {
-            ratio: 0.75,
-            seed: 0,
-            visible,
-        };
-        let shown = reconstruct(&data, &mae, &images, &masking, &stream).unwrap();
+        let shown = reconstruct(&data, &mae, &images, &masking, visible, &stream).unwrap();
         assert_eq!(shown.len(), 2);
         for shown in shown {
             assert!(shown.pictures.reconstructed != shown.pictures.original);

@@ -21,6 +21,7 @@ use candle_core::Device;
 use clap::Args;
 use mae_trainer::checkpoint::foreign::ImportOptions;
 use mae_trainer::checkpoint::load_mae;
+use mae_trainer::eval::Masking;
 use mae_trainer::metrics::log;
 use mae_trainer::output::log_path;
 
@@ -96,13 +97,17 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Outcome> {
 
     tracing::info!("3/3 evaluation");
     let (mae, _) = load_mae(&config.output_dir, &ImportOptions::default(), &Device::Cpu)?;
-    let mask = (config.mask_ratio, config.seed);
-    let results = results::measure(&sets, &mae, mask)?;
+    let masking = Masking {
+        sampling: config.mask_sampling(),
+        ratio: config.mask_ratio,
+        seed: config.seed,
+    };
+    let results = results::measure(&sets, &mae, &masking)?;
     let report = page::write(&Story {
         config: &config,
         results: &results,
         log: &log::read(&log_path(&config.output_dir))?,
-        reconstructions: &results::pictures(&sets, &mae, mask, PICTURED)?,
+        reconstructions: &results::pictures(&sets, &mae, &masking, PICTURED)?,
         parameters: mae.params.count(),
         command: &command(args),
         quick: args.quick,

@@ -8,8 +8,8 @@ use mae_trainer::eval::features::{Extractor, FeaturePooling, features};
 use mae_trainer::eval::knn::{KnnOptions, knn};
 use mae_trainer::eval::linear_probe::{SweepOptions, sweep};
 use mae_trainer::eval::loss::{LossReport, masked_loss};
-use mae_trainer::eval::reconstruct::{Choice, Masking, reconstruct};
-use mae_trainer::eval::{Accuracy, StreamOptions};
+use mae_trainer::eval::reconstruct::{Choice, reconstruct};
+use mae_trainer::eval::{Accuracy, Masking, StreamOptions};
 use mae_trainer::picture::{self, Picture, Reconstruction, Visible};
 use serde::Serialize;
 
@@ -43,12 +43,8 @@ pub(super) struct Judged {
 ///
 /// # Errors
 /// Where the data cannot be read.
-pub(super) fn measure(
-    sets: &Sets,
-    trained: &Mae,
-    (mask_ratio, seed): (f64, u64),
-) -> anyhow::Result<Results> {
-    let mut random = Mae::new(trained.config.clone(), trained.device(), seed)?;
+pub(super) fn measure(sets: &Sets, trained: &Mae, masking: &Masking) -> anyhow::Result<Results> {
+    let mut random = Mae::new(trained.config.clone(), trained.device(), masking.seed)?;
     random.share_target(trained)?;
     let (train, test) = (open(sets.train_spec())?, open(sets.test_spec())?);
     let stream = StreamOptions::default();
@@ -62,15 +58,8 @@ pub(super) fn measure(
     let pairs = features(&train, &extractors, &stream, &mut |_| ())?
         .into_iter()
         .zip(features(&test, &extractors, &stream, &mut |_| ())?);
-    let mut losses = masked_loss(
-        &test,
-        &[trained, &random],
-        mask_ratio,
-        seed,
-        &stream,
-        &mut |_| (),
-    )?
-    .into_iter();
+    let mut losses =
+        masked_loss(&test, &[trained, &random], masking, &stream, &mut |_| ())?.into_iter();
     let mut judged = ["trained encoder", "random encoder", "raw pixels"]
         .into_iter()
         .zip(pairs)
@@ -104,17 +93,17 @@ pub(super) fn measure(
 pub(super) fn pictures(
     sets: &Sets,
     mae: &Mae,
-    (ratio, seed): (f64, u64),
+    masking: &Masking,
     count: usize,
 ) -> anyhow::Result<Picture> {
     let test = open(sets.test_spec())?;
-    let masking = Masking {
-        ratio,
-        seed,
-        visible: Visible::Pasted,
+    let choice = Choice::Random {
+        count,
+        seed: masking.seed,
     };
-    let images = Choice::Random { count, seed }.of(&test)?;
-    let shown = reconstruct(&test, mae, &images, &masking, &StreamOptions::default())?;
+    let (images, visible) = (choice.of(&test)?, Visible::Pasted);
+    let stream = StreamOptions::default();
+    let shown = reconstruct(&test, mae, &images, masking, visible, &stream)?;
     let pictures: Vec<Reconstruction> = shown.into_iter().map(|image| image.pictures).collect();
     Ok(picture::grid(&pictures))
 }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::builder::TypedValueParser as _;
 use clap::{Args, Subcommand};
-use mae_loader::LabelSource;
+use mae_loader::{LabelSource, MaskSampling};
 use mae_model::{Mae, MaeConfig, Precision};
-use mae_trainer::config::DeviceKind;
+use mae_trainer::checkpoint::Source;
+use mae_trainer::config::{DeviceKind, MaskSamplingKind};
 use mae_trainer::eval::features::FeaturePooling;
-use mae_trainer::eval::{StreamOptions, keep};
+use mae_trainer::eval::{Masking, StreamOptions};
 use serde_json::Value;
 
 use super::reconstruct::ReconstructArgs;
@@ -135,35 +136,60 @@ pub(super) struct MaskArgs {
     /// Share of the patches removed; several, as in 0.5,0.75,0.9, one after the other [default: as in training]
     #[arg(long, num_args = 1.., value_delimiter = ',', value_name = "RATIO")]
     mask_ratio: Vec<f64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// What the masks are drawn from, with each image's place: the same for `loss` and `reconstruct`
     #[arg(long, default_value = "0", value_name = "N")]
     pub(super) seed: u64,
 }
 
-impl MaskArgs {
-    /// The ratios asked for, or the one that the model was trained at.
-    ///
-    /// # Errors
-    /// Where one leaves nothing visible or removes nothing.
-    pub(super) fn ratios(&self, subject: &Subject<Mae>) -> Result<Vec<f64>, Usage> {
-        let ratios = match self.mask_ratio.as_slice() {
-            [] => vec![subject.source.mask_ratio()],
-            ratios => ratios.to_vec(),
-        };
-        let config = &subject.trained.config;
-        let checked = ratios
-            .iter()
-            .try_for_each(|&ratio| check_ratio(config, ratio));
-        checked.map(|()| ratios)
+/// How the patches that stay are chosen.
+#[derive(Debug, Args)]
+pub(super) struct SamplingArgs {
+    /// How the patches that stay are chosen: random; block, with the usual blocks; grid, at the ratios that a grid has, such as 0.75
+    /// [default: each model's as in its training, with its blocks; random for other programs']
+    #[arg(long, value_name = "random|block|grid")]
+    mask_sampling: Option<MaskSamplingKind>,
+}
+
+impl SamplingArgs {
+    /// What was asked for, or what the model was trained with.
+    pub(super) fn of(&self, source: &Source, config: &MaeConfig) -> MaskSampling {
+        let asked = self.mask_sampling.map(|kind| kind.usual(config.patches()));
+        asked.unwrap_or_else(|| source.mask_sampling())
     }
 }
 
-/// Whether a model can see some of an image and not all of it at this ratio.
+impl MaskArgs {
+    /// Masks at the ratios asked for, or at the one that the model was trained at.
+    ///
+    /// # Errors
+    /// Where they do not fit the model.
+    pub(super) fn maskings(&self, subject: &Subject<Mae>) -> Result<Vec<Masking>, Usage> {
+        let trained = [subject.source.mask_ratio()];
+        let ratios = match self.mask_ratio.as_slice() {
+            [] => &trained,
+            ratios => ratios,
+        };
+        let config = &subject.trained.config;
+        let of = |&ratio: &f64| {
+            let masking = Masking {
+                sampling: self.sampling.of(&subject.source, config),
+                ratio,
+                seed: self.seed,
+            };
+            check(&masking, config).map(|()| masking)
+        };
+        ratios.iter().map(of).collect()
+    }
+}
+
+/// Whether these masks fit a model.
 ///
 /// # Errors
-/// Where it cannot.
-pub(super) fn check_ratio(config: &MaeConfig, mask_ratio: f64) -> Result<(), Usage> {
-    let kept = keep(config, mask_ratio);
+/// Where they do not.
+pub(super) fn check(masking: &Masking, config: &MaeConfig) -> Result<(), Usage> {
+    let kept = masking.keep(config);
     kept.map(drop).map_err(|error| Usage(error.to_string()))
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use indicatif::ProgressBar;
 use mae_loader::{Dataset, DatasetOptions, LabelSource};
 use mae_model::Mae;
+use mae_trainer::eval::Masking;
 use mae_trainer::eval::loss::masked_loss;
 
 pub(crate) use args::EvalArgs;
@@ -49,28 +50,35 @@ pub(crate) fn run(args: EvalArgs) -> anyhow::Result<Outcome> {
 fn loss(args: &LossArgs) -> anyhow::Result<Outcome> {
     let common = &args.common;
     let (subject, data) = with_decoder(common)?;
-    let ratios = args.mask.ratios(&subject)?;
+    let maskings = args.mask.maskings(&subject)?;
     let models = [&subject.trained, &subject.random];
     let stream = common.encode.stream();
-    let bar = images(data.len() * ratios.len() as u64);
+    let bar = images(data.len() * maskings.len() as u64);
     let mut by_ratio = models.map(|_| vec![]);
-    for &ratio in &ratios {
+    for masking in &maskings {
         let progress = &mut |images| bar.inc(images as u64);
-        let losses = masked_loss(&data, &models, ratio, args.mask.seed, &stream, progress)?;
+        let losses = masked_loss(&data, &models, masking, &stream, progress)?;
         for (model, loss) in by_ratio.iter_mut().zip(losses) {
-            model.push((ratio, loss));
+            model.push((masking.ratio, loss));
         }
     }
     bar.finish_and_clear();
     let mut report = subject.report("loss", data.len());
     report.settings = vec![
         ("seed", args.mask.seed.into()),
+        ("mask_sampling", said(&maskings).into()),
         ("target", subject.trained.config.target_name().into()),
         ("norm_pix_loss", subject.trained.config.norm_pix_loss.into()),
     ];
     report.settings.extend(common.encode.settings());
     report.rows = rows(by_ratio.into_iter().map(Figures::Loss));
     report.print(common.json)
+}
+
+/// How the masks were chosen, the same at all ratios.
+fn said(maskings: &[Masking]) -> String {
+    let first = maskings.first();
+    first.map_or(String::new(), |masking| masking.sampling.to_string())
 }
 
 /// What evaluations by a decoder begin with: the networks, and the images without their labels.

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use clap::builder::TypedValueParser as _;
-use mae_trainer::eval::reconstruct::{Choice, Masking, Shown, reconstruct};
+use mae_trainer::eval::reconstruct::{Choice, Shown, reconstruct};
 use mae_trainer::picture::sheet::{Column, contact_sheet};
 use mae_trainer::picture::{self, Picture, Reconstruction, Visible};
 use serde_json::json;
 
 use super::args::{Common, MaskArgs};
-use super::with_decoder;
+use super::{said, with_decoder};
 use crate::{Outcome, Usage};
 
 #[derive(Debug, Args)]
@@ -72,24 +72,20 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
     check_name(&args.output)?;
     let (subject, data) = with_decoder(&args.common)?;
     let images = args.images.choice().of(&data)?;
-    let ratios = args.mask.ratios(&subject)?;
-    let shown: Vec<(f64, Vec<Shown>)> = ratios
+    let maskings = args.mask.maskings(&subject)?;
+    let visible = match args.paste {
+        true => Visible::Pasted,
+        false => Visible::Predicted,
+    };
+    let shown: Vec<(f64, Vec<Shown>)> = maskings
         .iter()
-        .map(|&ratio| {
-            let masking = Masking {
-                ratio,
-                seed: args.mask.seed,
-                visible: if args.paste {
-                    Visible::Pasted
-                } else {
-                    Visible::Predicted
-                },
-            };
-            let stream = args.common.encode.stream();
-            let shown = reconstruct(&data, &subject.trained, &images, &masking, &stream)?;
-            Ok((ratio, shown))
+        .map(|masking| {
+            let (mae, stream) = (&subject.trained, args.common.encode.stream());
+            let shown = reconstruct(&data, mae, &images, masking, visible, &stream)?;
+            Ok((masking.ratio, shown))
         })
         .collect::<anyhow::Result<_>>()?;
+    let ratios: Vec<f64> = maskings.iter().map(|masking| masking.ratio).collect();
     save(&sheet(&shown), &args.output)?;
     let files = match &args.separate {
         Some(folder) => separate(&shown, folder)?,
@@ -111,7 +107,12 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<Outcome> {
             "evaluation": "reconstruct",
             "checkpoint": subject.source.path().display().to_string(),
             "step": subject.source.step(),
-            "settings": { "mask_ratio": ratios, "seed": args.mask.seed, "paste": args.paste },
+            "settings": {
+                "mask_ratio": ratios,
+                "mask_sampling": said(&maskings),
+                "seed": args.mask.seed,
+                "paste": args.paste,
+            },
             "images": keys,
             "output": output.to_string(),
             "separate": files,

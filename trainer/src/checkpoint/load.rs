@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::Device;
+use mae_loader::MaskSampling;
 use mae_model::{Encoder, Mae, VitClassifier};
 
 use super::foreign::{
@@ -52,6 +53,14 @@ impl Source {
             Self::Run(info) => info.state.config.mask_ratio,
             Self::Tuned(_) => 0.75,
             Self::Foreign(origin) => origin.mask_ratio,
+        }
+    }
+
+    /// How the patches that stayed visible were chosen in training; at random where that is not known.
+    pub fn mask_sampling(&self) -> MaskSampling {
+        match self {
+            Self::Run(info) => info.state.config.mask_sampling(),
+            Self::Tuned(_) | Self::Foreign(_) => MaskSampling::Random,
         }
     }
 

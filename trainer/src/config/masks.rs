@@ -16,19 +16,26 @@ pub(super) fn aspect(given: Option<Vec<f64>>) -> Result<Option<[f64; 2]>> {
     given.map(pair).transpose()
 }
 
+impl MaskSamplingKind {
+    /// This sampling with its usual settings for images of so many patches.
+    pub fn usual(self, patches: usize) -> MaskSampling {
+        match self {
+            Self::Random => MaskSampling::Random,
+            Self::Block => MaskSampling::Block(BlockMasks::proportional(patches)),
+            Self::Grid => MaskSampling::Grid,
+        }
+    }
+}
+
 impl PretrainConfig {
     /// How the patches that stay visible are chosen.
     pub fn mask_sampling(&self) -> MaskSampling {
-        match self.mask_sampling {
-            MaskSamplingKind::Random => MaskSampling::Random,
-            MaskSamplingKind::Grid => MaskSampling::Grid,
-            MaskSamplingKind::Block => {
-                let usual = BlockMasks::proportional(self.mae().patches());
-                MaskSampling::Block(BlockMasks {
-                    least: self.mask_block_min.unwrap_or(usual.least),
-                    aspect: self.mask_block_aspect.map_or(usual.aspect, Into::into),
-                })
-            }
+        match self.mask_sampling.usual(self.mae().patches()) {
+            MaskSampling::Block(usual) => MaskSampling::Block(BlockMasks {
+                least: self.mask_block_min.unwrap_or(usual.least),
+                aspect: self.mask_block_aspect.map_or(usual.aspect, Into::into),
+            }),
+            other => other,
         }
     }
 
@@ -97,6 +104,16 @@ mod tests {
             aspect: (0.5, 2.0),
         };
         assert_eq!(sampling(own), MaskSampling::Block(expected));
+    }
+
+    #[test]
+    fn settings_from_before_there_was_a_choice_are_of_random_masks() {
+        let config = resolved(of(MaskSamplingKind::Grid)).unwrap();
+        let mut older = serde_json::to_value(&config).unwrap();
+        let key = older.as_object_mut().unwrap().remove("mask_sampling");
+        assert_eq!(key.unwrap(), "grid");
+        let older: PretrainConfig = serde_json::from_value(older).unwrap();
+        assert_eq!(older.mask_sampling(), MaskSampling::Random);
     }
 
     #[test]

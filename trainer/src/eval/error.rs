@@ -121,6 +121,12 @@ pub enum EvalError {
         /// How many of them would be visible.
         keep: usize,
     },
+    /// Patches that cannot be chosen as asked for.
+    #[error("--mask-sampling: {reason}")]
+    MaskSampling {
+        /// Why, and what could.
+        reason: String,
+    },
     /// A key that no sample has.
     #[error(
         "no image has the key `{key}`; the data hold {samples} images, the first of them `{first}`; a key is a file's path in its shard up to the first dot of its name (tar -tf lists them)"

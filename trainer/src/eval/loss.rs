@@ -7,7 +7,8 @@ use mae_model::{Activations, Mae, MaeInput, MaeWorkspace};
 use serde::Serialize;
 
 use super::error::{EvalError, Result};
-use super::stream::{Input, Masks, StreamOptions, keep, stream};
+use super::masking::Masking;
+use super::stream::{Input, StreamOptions, stream};
 
 /// A mean over samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -20,18 +21,17 @@ pub struct LossReport {
     pub count: usize,
 }
 
-/// The loss of each of `models` on `dataset`, each sample under one mask that removes `mask_ratio` of the patches, drawn
-/// from `seed` and the sample's place, each in the space of its own target ([`mae_model::MaeConfig::target_name`]): losses of different targets
+/// The loss of each of `models` on `dataset`, each sample under one mask by `masking`,
+/// each in the space of its own target ([`mae_model::MaeConfig::target_name`]): losses of different targets
 /// cannot be compared. All models must take the same input in the same patches. Calls `progress` with the number of images
 /// of each batch.
 ///
 /// # Errors
-/// Where the data cannot be read, the ratio leaves nothing visible or removes nothing, or the models differ in their input.
+/// Where the data cannot be read, the masks do not fit the models, or these differ in their input.
 pub fn masked_loss(
     dataset: &Arc<Dataset>,
     models: &[&Mae],
-    mask_ratio: f64,
-    seed: u64,
+    masking: &Masking,
     options: &StreamOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<LossReport>> {
@@ -51,18 +51,14 @@ pub fn masked_loss(
             must: "the same for all of them",
         });
     };
-    let (size, channels, patches) = shape(first);
-    let keep = keep(&first.config, mask_ratio)?;
+    let (size, channels, _) = shape(first);
+    let keep = masking.keep(&first.config)?;
     let mut workspaces: Vec<Option<MaeWorkspace>> = models.iter().map(|_| None).collect();
     let mut losses: Vec<Vec<f32>> = vec![Vec::new(); models.len()];
     stream(
         dataset,
         Input { size, channels },
-        Some(Masks {
-            patches,
-            keep,
-            seed,
-        }),
+        Some((masking, &first.config)),
         options,
         |batch| {
             for ((mae, workspace), losses) in models.iter().zip(&mut workspaces).zip(&mut losses) {

@@ -10,12 +10,14 @@ pub mod features;
 pub mod knn;
 pub mod linear_probe;
 pub mod loss;
+mod masking;
 mod matrix;
 pub mod reconstruct;
 mod stream;
 
 pub use classes::Classes;
 pub use error::{EvalError, Result};
+pub use masking::Masking;
 pub(crate) use matrix::rank_of;
 pub use matrix::{Accuracy, Features};
-pub use stream::{StreamOptions, keep};
+pub use stream::StreamOptions;

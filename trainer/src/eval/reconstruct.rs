@@ -1,8 +1,8 @@
 //! Reconstructions of some of a dataset's images, for people to look at.
 //!
 //! Each image is found by its place, so that a few of a large dataset cost no more than a few of a small one. Masks are those of
-//! [`masked_loss`](super::loss::masked_loss) at the same seed and ratio; of two ratios the higher one's visible patches are among the
-//! lower one's.
+//! [`masked_loss`](super::loss::masked_loss) by the same [`Masking`]; of two ratios of random masks the higher one's visible patches
+//! are among the lower one's.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::error::{EvalError, Result};
-use super::stream::{StreamOptions, keep};
+use super::masking::Masking;
+use super::stream::StreamOptions;
 use crate::config::eval_resize;
 use crate::picture::{Reconstruction, Visible};
 
@@ -49,17 +50,6 @@ pub struct Shown {
     pub key: String,
     /// The image masked, reconstructed and as it was.
     pub pictures: Reconstruction,
-}
-
-/// What is removed of an image, and what is shown of the rest.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Masking {
-    /// Share of the patches removed.
-    pub ratio: f64,
-    /// What masks are drawn from, with the image's place.
-    pub seed: u64,
-    /// What visible patches look like in the reconstruction.
-    pub visible: Visible,
 }
 
 impl Choice {
@@ -142,23 +132,23 @@ fn named(dataset: &Dataset, keys: &[String]) -> Result<Vec<Chosen>> {
     keys.iter().map(one).collect()
 }
 
-/// Masks and reconstructs each of `images`. Where one cannot be decoded the next good one of its shard stands in its place, as in
+/// Masks and reconstructs each of `images`; `visible` says what visible patches look like. Where an image cannot be decoded the next good one of its shard stands in its place, as in
 /// training, unless it was chosen by its key.
 ///
 /// # Errors
-/// Where the data cannot be read, an image chosen by its key cannot be decoded, or the ratio leaves nothing visible or removes
-/// nothing.
+/// Where the data cannot be read, an image chosen by its key cannot be decoded, or the masks do not fit the model.
 pub fn reconstruct(
     dataset: &Arc<Dataset>,
     mae: &Mae,
     images: &[Chosen],
     masking: &Masking,
+    visible: Visible,
     options: &StreamOptions,
 ) -> Result<Vec<Shown>> {
     let config = &mae.config;
     let (height, width) = config.vit.image_size;
-    let keep = keep(config, masking.ratio)?;
-    let loader = Loader::builder(Arc::clone(dataset))
+    let keep = masking.keep(config)?;
+    let builder = Loader::builder(Arc::clone(dataset))
         .image_size(height as u32, width as u32)
         .channels(config.vit.channels)
         // A step is a place.
@@ -170,10 +160,8 @@ pub fn reconstruct(
                 .resize
                 .unwrap_or_else(|| eval_resize(config.vit.image_size)),
         })
-        .masks(config.patches(), keep)
-        .seed(masking.seed)
-        .max_bad_fraction(1.0)
-        .build()?;
+        .max_bad_fraction(1.0);
+    let loader = masking.of(builder, config)?.build()?;
     let mut workspace = mae.workspace(1, keep, Activations::Recompute)?;
     let mut shown = Vec::with_capacity(images.len());
     for image in images {
@@ -195,19 +183,12 @@ pub fn reconstruct(
         let input = MaeInput::from_host(config, pixels, ids_keep, ids_restore, mae.device())?;
         let predicted = mae.predict(&input, &mut workspace)?;
         let on_device = (input.pixels(), input.ids_restore());
-        let paste = masking.visible == Visible::Pasted;
+        let paste = visible == Visible::Pasted;
         let predicted = mae.picture(on_device, predicted, keep, paste)?;
         let id = batch.samples().first().copied().unwrap_or(image.id);
         shown.push(Shown {
             key: dataset.key(id).to_owned(),
-            pictures: Reconstruction::new(
-                config,
-                pixels,
-                ids_restore,
-                keep,
-                &predicted,
-                masking.visible,
-            ),
+            pictures: Reconstruction::new(config, pixels, ids_restore, keep, &predicted, visible),
         });
     }
     Ok(shown)

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use mae_loader::{Cursor, Dataset, HostBatch, Loader, LoaderBuilder, Transform};
 use mae_model::MaeConfig;
 
-use super::error::{EvalError, Result};
+use super::error::Result;
+use super::masking::Masking;
 use crate::config::eval_resize;
 
 /// How a dataset is read for an evaluation. None of it changes a result but `resize`, which only the centre crop asks.
@@ -39,47 +40,18 @@ pub(super) struct Input {
     pub(super) channels: usize,
 }
 
-/// Masks for each sample, fixed by `seed` and the sample's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Masks {
-    pub(super) patches: usize,
-    pub(super) keep: usize,
-    pub(super) seed: u64,
-}
-
-/// How many patches stay visible where `mask_ratio` of them are removed.
-///
-/// # Errors
-/// Where that leaves nothing visible or removes nothing.
-pub fn keep(config: &MaeConfig, mask_ratio: f64) -> Result<usize> {
-    let (patches, keep) = (config.patches(), config.keep(mask_ratio));
-    if !mask_ratio.is_finite() || keep == 0 || keep >= patches {
-        return Err(EvalError::MaskRatio {
-            ratio: mask_ratio,
-            patches,
-            keep: keep.min(patches),
-        });
-    }
-    Ok(keep)
-}
-
 /// Calls `each` with every batch until it returns `false` or the data ends.
 pub(super) fn stream(
     dataset: &Arc<Dataset>,
     input: Input,
-    masks: Option<Masks>,
+    masks: Option<(&Masking, &MaeConfig)>,
     options: &StreamOptions,
     mut each: impl FnMut(&HostBatch) -> Result<bool>,
 ) -> Result<()> {
     let resize = options.resize.unwrap_or_else(|| eval_resize(input.size));
     let mut builder = builder(dataset, input, options).transform(Transform::Eval { resize });
-    if let Some(Masks {
-        patches,
-        keep,
-        seed,
-    }) = masks
-    {
-        builder = builder.masks(patches, keep).seed(seed);
+    if let Some((masking, config)) = masks {
+        builder = masking.of(builder, config)?;
     }
     for batch in builder.build()?.batches(Cursor::default()) {
         if !each(&batch?)? {

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use clap::builder::TypedValueParser as _;
 use clap::{Args, ValueEnum};
+use mae_model::MaeConfig;
 use mae_trainer::checkpoint::foreign::ImportOptions;
-use mae_trainer::checkpoint::is_run;
+use mae_trainer::checkpoint::{Source, is_run};
+use mae_trainer::eval::Masking;
 use mae_trainer::eval::knn::KnnOptions;
 use mae_trainer::eval::linear_probe::SweepOptions;
 use serde::Serialize;
 
-use crate::eval::args::{DataArgs, EncodeArgs, LabelArgs};
+use crate::eval::args::{DataArgs, EncodeArgs, LabelArgs, SamplingArgs};
 use crate::eval::frozen::Judge;
 use crate::eval::reconstruct::ImageArgs;
 
@@ -70,6 +72,8 @@ pub(in crate::eval) struct SummaryArgs {
     /// Share of the patches removed [default: as in the training of the first checkpoint]
     #[arg(long, value_name = "RATIO")]
     pub(super) mask_ratio: Option<f64>,
+    #[command(flatten)]
+    pub(super) sampling: SamplingArgs,
     /// What the masks are drawn from, and what the probe's train samples are shuffled by
     #[arg(long, default_value = "0", value_name = "N")]
     pub(super) seed: u64,
@@ -84,6 +88,15 @@ impl SummaryArgs {
     pub(super) fn protocols(&self) -> impl Iterator<Item = Protocol> {
         let all = Protocol::value_variants().iter().copied();
         all.filter(|protocol| self.runs(*protocol))
+    }
+
+    /// What is removed of the images of the model `config`, which comes from `source`.
+    pub(super) fn masking(&self, source: &Source, config: &MaeConfig, ratio: f64) -> Masking {
+        Masking {
+            sampling: self.sampling.of(source, config),
+            ratio,
+            seed: self.seed,
+        }
     }
 
     pub(super) fn runs(&self, protocol: Protocol) -> bool {

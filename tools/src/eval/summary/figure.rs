@@ -44,6 +44,8 @@ pub(super) struct Judged {
     pub(super) norm_pix_loss: Option<bool>,
     /// What its loss is of, where it has a decoder.
     pub(super) target: Option<String>,
+    /// How the patches that it sees are chosen, where it has a decoder.
+    pub(super) mask_sampling: Option<String>,
     /// In the order of the protocols.
     pub(super) figures: Vec<Figure>,
     pub(super) shown: Vec<Shown>,
@@ -137,6 +139,7 @@ impl Judged {
             "encoder_parameters": self.parameters,
             "norm_pix_loss": self.norm_pix_loss,
             "target": self.target,
+            "mask_sampling": self.mask_sampling,
             "results": results,
         })
     }
@@ -162,6 +165,7 @@ pub(super) mod tests {
             parameters: 12345,
             norm_pix_loss: Some(true),
             target: Some("pixels normalised patch by patch".into()),
+            mask_sampling: Some("random".into()),
             figures: [loss].into_iter().chain(figures).collect(),
             shown: vec![],
             failures: vec![(Protocol::LinearProbe, "no <labels>".into())],

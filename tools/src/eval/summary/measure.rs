@@ -7,10 +7,10 @@ use mae_loader::{Dataset, LabelSource};
 use mae_model::{Encoder, Mae};
 use mae_trainer::checkpoint::Source;
 use mae_trainer::checkpoint::foreign::ImportOptions;
-use mae_trainer::eval::Features;
 use mae_trainer::eval::features::{Extractor, FeaturePooling};
 use mae_trainer::eval::loss::masked_loss;
-use mae_trainer::eval::reconstruct::{Chosen, Masking, Shown, reconstruct};
+use mae_trainer::eval::reconstruct::{Chosen, Shown, reconstruct};
+use mae_trainer::eval::{Features, Masking};
 use mae_trainer::picture::Visible;
 
 use super::args::{Protocol, SummaryArgs};
@@ -131,6 +131,8 @@ impl<'a> Measure<'a> {
             parameters: model.encoder.params.count(),
             target: model.mae.as_ref().ok().map(|mae| mae.config.target_name()),
             norm_pix_loss: model.mae.as_ref().ok().map(|mae| mae.config.norm_pix_loss),
+            mask_sampling: (model.mae.as_ref().ok())
+                .map(|mae| self.masking(mae, source).sampling.to_string()),
             figures: vec![],
             shown: vec![],
             failures: vec![],
@@ -145,11 +147,11 @@ impl<'a> Measure<'a> {
                     .as_ref()
                     .map_err(|error| anyhow::anyhow!("{error:#}"))
                     .and_then(|pairs| self.by_labels(protocol, &judge, pairs)),
-                (Protocol::Reconstruct, None) => self.pictures(model).map(|shown| {
+                (Protocol::Reconstruct, None) => self.pictures(model, source).map(|shown| {
                     judged.shown = shown;
                     vec![]
                 }),
-                (_, None) => self.loss(model),
+                (_, None) => self.loss(model, source),
             };
             match figures {
                 Ok(figures) => judged.figures.extend(figures),
@@ -162,28 +164,29 @@ impl<'a> Measure<'a> {
         judged
     }
 
-    fn loss(&self, model: &Model) -> anyhow::Result<Vec<Figure>> {
-        let (args, data) = (self.args, &self.judged_on);
-        let (models, stream) = ([model.mae()?], args.encode.stream());
+    /// What is removed of the images of `mae`, which comes from `source`.
+    fn masking(&self, mae: &Mae, source: &Source) -> Masking {
+        self.args.masking(source, &mae.config, self.mask_ratio)
+    }
+
+    fn loss(&self, model: &Model, source: &Source) -> anyhow::Result<Vec<Figure>> {
+        let (mae, stream) = (model.mae()?, self.args.encode.stream());
+        let (data, masking) = (&self.judged_on, self.masking(mae, source));
         let bar = images(data.len());
         let progress = &mut |images| bar.inc(images as u64);
-        let losses = masked_loss(data, &models, self.mask_ratio, args.seed, &stream, progress);
+        let losses = masked_loss(data, &[mae], &masking, &stream, progress);
         bar.finish_and_clear();
         Ok(losses?.iter().map(Figure::of_loss).collect())
     }
 
-    fn pictures(&self, model: &Model) -> anyhow::Result<Vec<Shown>> {
-        let masking = Masking {
-            ratio: self.mask_ratio,
-            seed: self.args.seed,
-            visible: Visible::Pasted,
-        };
+    fn pictures(&self, model: &Model, source: &Source) -> anyhow::Result<Vec<Shown>> {
         let (mae, stream) = (model.mae()?, self.args.encode.stream());
         Ok(reconstruct(
             &self.judged_on,
             mae,
             &self.images,
-            &masking,
+            &self.masking(mae, source),
+            Visible::Pasted,
             &stream,
         )?)
     }

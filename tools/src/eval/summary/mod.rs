@@ -21,9 +21,9 @@ use self::args::Protocol;
 pub(super) use self::args::SummaryArgs;
 use self::figure::Judged;
 use self::measure::Measure;
-use super::args::check_ratio;
+use super::args::check;
 use super::subject::Machine;
-use crate::{Outcome, table};
+use crate::{Outcome, Usage, table};
 
 const RESULTS_FILE: &str = "results.json";
 const REPORT_FILE: &str = "report.html";
@@ -45,8 +45,10 @@ pub(super) fn run(args: &SummaryArgs) -> anyhow::Result<Outcome> {
             continue;
         }
         // One without a decoder is no reason to leave the others out.
-        if let Ok((mae, _)) = load_mae(checkpoint, options, &Device::Cpu) {
-            check_ratio(&mae.config, ratio)?;
+        if let Ok((mae, source)) = load_mae(checkpoint, options, &Device::Cpu) {
+            let masking = args.masking(&source, &mae.config, ratio);
+            let fits = check(&masking, &mae.config);
+            fits.map_err(|Usage(reason)| Usage(format!("{}: {reason}", checkpoint.display())))?;
         }
     }
     let measure = Measure::open(args, mask_ratio.unwrap_or_default(), &machine)?;

@@ -1,5 +1,7 @@
 //! The report for people: one HTML page.
 
+use std::collections::BTreeSet;
+
 use mae_trainer::eval::features::FeaturePooling;
 use mae_trainer::picture::Picture;
 
@@ -47,7 +49,7 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
     }
     for (protocol, key) in first_of_each(judged) {
         // Bars side by side would say that they can be compared.
-        if protocol == Protocol::Loss && targets(judged).len() > 1 {
+        if protocol == Protocol::Loss && targets(judged).len().max(samplings(judged).len()) > 1 {
             continue;
         }
         let figures: Vec<(&Judged, &Figure)> = judged
@@ -99,11 +101,17 @@ pub(super) fn write(measure: &Measure<'_>, judged: &[Judged]) -> anyhow::Result<
 
 /// What the models' losses are of, each once.
 fn targets(judged: &[Judged]) -> Vec<&str> {
-    let targets = judged.iter().filter_map(|judged| judged.target.as_deref());
-    let mut targets: Vec<&str> = targets.collect();
-    targets.sort_unstable();
-    targets.dedup();
-    targets
+    each_once(judged.iter().filter_map(|judged| judged.target.as_deref()))
+}
+
+/// How the models' masks are chosen, each once.
+fn samplings(judged: &[Judged]) -> Vec<&str> {
+    let samplings = judged.iter().map(|judged| judged.mask_sampling.as_deref());
+    each_once(samplings.flatten())
+}
+
+fn each_once<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    all.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// What there is not of a model, and why: protocols that failed for the same reason together.
@@ -179,6 +187,15 @@ fn explanation(measure: &Measure<'_>, judged: &[Judged]) -> String {
                 several.join("; ")
             ),
         };
+        text += &match samplings(judged).as_slice() {
+            [] | ["random"] => String::new(),
+            [one] => format!(" Masks: {one}."),
+            _ => format!(
+                " Careful: each model has the masks of its training ({}); losses under different masks cannot be compared, unless \
+                 --mask-sampling gives all of them the same.",
+                each_sampling(judged)
+            ),
+        };
     }
     let test = match args.labels.val_data.as_slice() {
         [] => "every fifth image, held out",
@@ -204,6 +221,15 @@ fn explanation(measure: &Measure<'_>, judged: &[Judged]) -> String {
     text
 }
 
+/// The masks of each model that has some.
+fn each_sampling(judged: &[Judged]) -> String {
+    let each = judged.iter().filter_map(|judged| {
+        let sampling = judged.mask_sampling.as_ref()?;
+        Some(format!("{}: {sampling}", judged.name))
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
 /// What learns from the train set in `protocol`.
 fn learner(protocol: Protocol) -> &'static str {
     match protocol {
@@ -222,8 +248,13 @@ fn caption(measure: &Measure<'_>, judged: &[Judged]) -> String {
         }
         false => "",
     };
+    let masks = match samplings(judged).as_slice() {
+        [] | ["random"] => String::new(),
+        [one] => format!(" (masks: {one})"),
+        _ => format!(" (masks of {})", each_sampling(judged)),
+    };
     format!(
-        "The same images, {:.0}% of their patches removed, as each model fills them in. Visible patches are the image's own.{spared}",
+        "The same images, {:.0}% of their patches removed{masks}, as each model fills them in. Visible patches are the image's own.{spared}",
         100.0 * measure.mask_ratio
     )
 }
