@@ -4,6 +4,7 @@
 //! Draws here come from fixed seeds, so that a test that passes goes on passing. Should other draws be chosen, chance alone exceeds
 //! one [`limit`] with a probability of about 3·10⁻⁷, and any of the hundred or so here with 3·10⁻⁵.
 
+mod ablation;
 mod blocks;
 mod fine_tuning;
 mod masks;

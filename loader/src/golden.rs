@@ -1,4 +1,4 @@
-//! Pins order, crops, flips, masks and what fine-tuning draws across versions, of this crate and of those below it: a change to any of them would give other
+//! Pins order, crops, flips, masks, colour jitter and what fine-tuning draws across versions, of this crate and of those below it: a change to any of them would give other
 //! batches for the same seed, and must be a decision. `MAE_WRITE_GOLDEN=1 cargo test -p mae-loader golden` writes the file anew.
 
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::augment::{
-    Augmenter, Mixing, RandAugment, TrainTransform, Transform, erase_box, mix_draw,
+    Augmenter, Change, CropRule, Mixing, RandAugment, TrainTransform, Transform, draw_jitter,
+    erase_box, mix_draw,
 };
 use crate::decode::{ImageSize, Region};
 use crate::mask::{MaskSampler, MaskSampling};
@@ -24,6 +25,10 @@ struct Golden {
     mixtures: Vec<MixtureCase>,
     crops: Vec<CropCase>,
     masks: Vec<MaskCase>,
+    /// Column and row of a fixed crop of 224 × 224 in an image of 341 × 256, by place.
+    fixed_crops: Vec<(u32, u32)>,
+    /// Changes (0 brightness, 1 contrast, 2 saturation) in their order, each with its factor in units of 2⁻⁵², by place.
+    jitters: Vec<[(u8, u64); 3]>,
     /// What an image becomes in fine-tuning: by place, its box to erase, and a digest of its pixels.
     fine_tuning: Vec<([u32; 4], u64)>,
     /// λ in units of 2⁻⁵³, and the box (x, y, width, height) of batches, by step.
@@ -211,6 +216,8 @@ fn draw() -> Golden {
         mixtures,
         crops,
         masks,
+        fixed_crops: (0..8).map(fixed_crop).collect(),
+        jitters: (0..8).map(jitter).collect(),
         fine_tuning: (0..24).map(fine_tuned).collect(),
         mixes: (0..12).map(mixed).collect(),
     }
@@ -220,6 +227,40 @@ const SMALL: ImageSize = ImageSize {
     width: 40,
     height: 30,
 };
+
+fn fixed_crop(place: u64) -> (u32, u32) {
+    let key = Key {
+        seed: 0,
+        epoch: 3,
+        place,
+        repeat: 1,
+    };
+    let train = TrainTransform {
+        crop: CropRule::Fixed { resize: 256 },
+        ..TrainTransform::default()
+    };
+    let side = |width, height| ImageSize { width, height };
+    let augmenter = Augmenter::new(Transform::Train(train), side(224, 224), 1 << 20);
+    let plan = augmenter.plan(side(500, 375), &mut Draws::new(Purpose::Crop, key));
+    plan.expect("it is not elongated").offset()
+}
+
+fn jitter(place: u64) -> [(u8, u64); 3] {
+    let key = Key {
+        seed: 0,
+        epoch: 3,
+        place,
+        repeat: 1,
+    };
+    draw_jitter(0.4, &mut Draws::new(Purpose::Jitter, key)).map(|change| {
+        let (number, factor) = match change {
+            Change::Brightness(factor) => (0, factor),
+            Change::Contrast(factor) => (1, factor),
+            Change::Saturation(factor) => (2, factor),
+        };
+        (number, (factor * (1u64 << 52) as f64) as u64)
+    })
+}
 
 /// The box that is erased of the image at a place, and an FNV-1a digest of a picture there after random augmentation.
 fn fine_tuned(place: u64) -> ([u32; 4], u64) {

@@ -34,6 +34,8 @@ pub(crate) enum Purpose {
     Mask,
     /// The operations on the pixels of the sample at a place (stream: the place).
     Augment,
+    /// The changes to the colours of the sample at a place (stream: the place).
+    Jitter,
     /// The box to erase of the sample at a place (stream: the place).
     Erase,
     /// How a batch is mixed (stream: its step).
@@ -49,6 +51,7 @@ impl Purpose {
             Purpose::Crop => b"crop    ",
             Purpose::Mask => b"mask    ",
             Purpose::Augment => b"augment ",
+            Purpose::Jitter => b"jitter  ",
             Purpose::Erase => b"erase   ",
             Purpose::Mixing => b"mixing  ",
         }
@@ -189,6 +192,7 @@ mod tests {
         for other in [
             first(Purpose::Mask, base),
             first(Purpose::Augment, base),
+            first(Purpose::Jitter, base),
             first(Purpose::Erase, base),
             first(Purpose::Mixing, base),
             first(Purpose::Crop, Key { seed: 8, ..base }),

@@ -1,5 +1,5 @@
-//! What fine-tuning asks for, through the public face: random augmentation and boxes to erase are the same with any number of threads and
-//! from any batch on, and change nothing else of a batch.
+//! What fine-tuning and the paper's other augmentations ask for, through the public face: random augmentation, boxes to erase, fixed crops
+//! and colour jitter are the same with any number of threads and from any batch on, and change nothing else of a batch.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mae_loader::{
     CropRule, Cursor, Dataset, DatasetOptions, DecoderKind, HostBatch, Loader, LoaderBuilder,
-    RandAugment, TrainTransform, Transform,
+    RandAugment, SampleId, TrainTransform, Transform,
 };
 
 use common::{jpeg, tar};
@@ -34,27 +34,39 @@ fn dataset(folder: &Path) -> Arc<Dataset> {
 }
 
 fn builder(dataset: &Arc<Dataset>, augment: Option<RandAugment>) -> LoaderBuilder {
+    with(
+        dataset,
+        TrainTransform {
+            scale: (0.08, 1.0),
+            crop: CropRule::Clamp,
+            augment,
+            ..TrainTransform::default()
+        },
+    )
+}
+
+fn with(dataset: &Arc<Dataset>, transform: TrainTransform) -> LoaderBuilder {
     Loader::builder(Arc::clone(dataset))
         .image_size(SIDE as u32, SIDE as u32)
         .batch_size(8)
         .epochs(2)
         .decoder(DecoderKind::Zune)
-        .transform(Transform::Train(TrainTransform {
-            scale: (0.08, 1.0),
-            crop: CropRule::Clamp,
-            augment,
-            ..TrainTransform::default()
-        }))
+        .masks(36, 9)
+        .transform(Transform::Train(transform))
 }
 
 #[derive(Clone, Debug, PartialEq)]
 struct Content {
+    samples: Vec<SampleId>,
+    masks: Vec<u32>,
     pixels: Vec<u8>,
     boxes: Vec<u32>,
 }
 
 fn contents(loader: &Loader, from: Cursor) -> Vec<Content> {
     let content = |batch: HostBatch| Content {
+        samples: batch.samples().to_vec(),
+        masks: batch.ids_restore().to_vec(),
         pixels: batch.pixels().to_vec(),
         boxes: batch.erase_boxes().to_vec(),
     };
@@ -68,9 +80,20 @@ fn contents(loader: &Loader, from: Cursor) -> Vec<Content> {
 fn threads_and_interruptions_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(folder.path());
-    for channels in [3, 1] {
+    let tuning = TrainTransform {
+        scale: (0.08, 1.0),
+        crop: CropRule::Clamp,
+        augment: Some(RandAugment::default()),
+        ..TrainTransform::default()
+    };
+    let ablation = TrainTransform {
+        crop: CropRule::Fixed { resize: 30 },
+        color_jitter: 0.4,
+        ..TrainTransform::default()
+    };
+    for (channels, transform) in [(3, tuning), (1, tuning), (3, ablation), (1, ablation)] {
         let build = |threads| {
-            let builder = builder(&dataset, Some(RandAugment::default())).channels(channels);
+            let builder = with(&dataset, transform).channels(channels);
             builder.threads(threads).erasing(0.5).build().unwrap()
         };
         let start = Cursor::default();
@@ -152,4 +175,68 @@ fn crops_of_an_image_are_augmented_each_for_itself() {
         assert!(once.pixels.iter().eq(firsts));
     }
     assert!(differing > SAMPLES);
+}
+
+#[test]
+fn colour_jitter_changes_pixels_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    for crop in [
+        CropRule::Retry,
+        CropRule::Fixed { resize: 30 },
+        CropRule::Centre { resize: 30 },
+    ] {
+        let run = |color_jitter| {
+            let transform = TrainTransform {
+                crop,
+                color_jitter,
+                ..TrainTransform::default()
+            };
+            let loader = with(&dataset, transform).build().unwrap();
+            contents(&loader, Cursor::default())
+        };
+        let plain = run(0.0);
+        // So little of it that each factor is 1 in 32 bits: what is cropped and mirrored is the same.
+        assert_eq!(run(1e-12), plain);
+        for (plain, jittered) in plain.iter().zip(run(0.4)) {
+            assert_eq!(plain.samples, jittered.samples);
+            assert_eq!(plain.masks, jittered.masks);
+            let image = SIDE * SIDE * 3;
+            let images = plain
+                .pixels
+                .chunks(image)
+                .zip(jittered.pixels.chunks(image));
+            assert!(images.filter(|(a, b)| a == b).count() < 2);
+        }
+    }
+}
+
+#[test]
+fn a_centre_crop_is_the_same_in_every_epoch_and_a_fixed_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    let changing = |crop| {
+        let transform = TrainTransform {
+            crop,
+            flip: false,
+            ..TrainTransform::default()
+        };
+        let loader = with(&dataset, transform).build().unwrap();
+        let mut images = vec![Vec::new(); SAMPLES];
+        for batch in contents(&loader, Cursor::default()) {
+            let pixels = batch.pixels.chunks(SIDE * SIDE * 3);
+            for (sample, pixels) in batch.samples.iter().zip(pixels) {
+                images[sample.ordinal as usize].push(pixels.to_vec());
+            }
+        }
+        assert!(images.iter().all(|epochs| epochs.len() == 2));
+        images
+            .iter()
+            .filter(|epochs| epochs[0] != epochs[1])
+            .count()
+    };
+    assert_eq!(changing(CropRule::Centre { resize: 30 }), 0);
+    assert!(changing(CropRule::Fixed { resize: 30 }) > SAMPLES * 3 / 4);
+    // Nothing is left to choose but along the longer side.
+    assert!(changing(CropRule::Fixed { resize: 24 }) > 0);
 }

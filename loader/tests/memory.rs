@@ -6,7 +6,9 @@ mod common;
 use std::path::Path;
 use std::sync::Arc;
 
-use mae_loader::{Cursor, Dataset, DatasetOptions, Loader};
+use mae_loader::{
+    CropRule, Cursor, Dataset, DatasetOptions, Loader, LoaderBuilder, TrainTransform, Transform,
+};
 
 use common::{jpeg, tar};
 
@@ -48,16 +50,52 @@ fn resident(field: &str) -> u64 {
     kilobytes.parse::<u64>().unwrap() * 1024
 }
 
+fn fixed(resize: u32) -> Transform {
+    Transform::Train(TrainTransform {
+        crop: CropRule::Fixed { resize },
+        ..TrainTransform::default()
+    })
+}
+
+fn builder(dataset: &Arc<Dataset>, transform: Transform, side: u32) -> LoaderBuilder {
+    Loader::builder(Arc::clone(dataset))
+        .image_size(side, side)
+        .batch_size(16)
+        .masks(100, 25)
+        .max_pixels((WIDTH * HEIGHT) as u64)
+        .transform(transform)
+}
+
+#[test]
+fn images_that_are_resized_whole_are_in_the_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    let threads = |transform| {
+        let loader = builder(&dataset, transform, 160)
+            .threads(3)
+            .build()
+            .unwrap();
+        loader.memory_bound().threads
+    };
+    let pixels = (WIDTH * HEIGHT) as u64;
+    // The resized image; columns of it for each row of the source.
+    let more = 3 * (3 * pixels + (192 - 160) * 3 * pixels.min(65_535));
+    assert_eq!(threads(fixed(192)), threads(Transform::default()) + more);
+    assert_eq!(
+        threads(Transform::Eval { resize: 192 }),
+        threads(fixed(192))
+    );
+}
+
 #[test]
 fn peak_memory_stays_within_the_bound() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = dataset(folder.path());
-    for threads in [1, 2, 8] {
-        let loader = Loader::builder(Arc::clone(&dataset))
-            .batch_size(16)
-            .masks(196, 49)
+    let random = (Transform::default(), 224);
+    let resized = (fixed(192), 160);
+    for (threads, (transform, side)) in [(1, random), (2, random), (8, random), (2, resized)] {
+        let loader = builder(&dataset, transform, side)
             .threads(threads)
-            .max_pixels((WIDTH * HEIGHT) as u64)
             .epochs(40)
             .build()
             .unwrap();

@@ -124,6 +124,20 @@ fn evaluation_without_masks_keeps_every_sample() {
     );
 }
 
+fn cut(crop: CropRule) -> Transform {
+    Transform::Train(TrainTransform {
+        crop,
+        ..TrainTransform::default()
+    })
+}
+
+fn jittered(color_jitter: f64) -> Transform {
+    Transform::Train(TrainTransform {
+        color_jitter,
+        ..TrainTransform::default()
+    })
+}
+
 #[test]
 fn settings_that_cannot_be_are_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -138,6 +152,9 @@ fn settings_that_cannot_be_are_named() {
     };
     let base = || builder(&dataset).batch_size(2);
     base().build().unwrap();
+    let least = cut(CropRule::Fixed { resize: 24 });
+    base().transform(least).build().unwrap();
+    base().transform(jittered(10.0)).build().unwrap();
     for (builder, name) in [
         (base().image_size(0, 4), "image size"),
         (base().channels(4), "channels"),
@@ -163,6 +180,21 @@ fn settings_that_cannot_be_are_named() {
             "crop ratio",
         ),
         (base().transform(Transform::Eval { resize: 23 }), "resize"),
+        (
+            base().transform(cut(CropRule::Fixed { resize: 23 })),
+            "resize",
+        ),
+        (
+            base().transform(cut(CropRule::Centre { resize: 23 })),
+            "resize",
+        ),
+        (
+            base().transform(cut(CropRule::Fixed { resize: 20_000 })),
+            "resize",
+        ),
+        (base().transform(jittered(-0.1)), "colour jitter"),
+        (base().transform(jittered(10.5)), "colour jitter"),
+        (base().transform(jittered(f64::NAN)), "colour jitter"),
         (base().erasing(1.5), "erasing"),
         (
             base()
@@ -188,6 +220,7 @@ fn fingerprints_differ_where_batches_do() {
     let base = || builder(&dataset).batch_size(2);
     let print = |builder: LoaderBuilder| builder.build().unwrap().fingerprint();
     let reference = print(base());
+    assert_eq!(print(base().transform(jittered(0.0))), reference);
     // Saved runs hold this text.
     let usual =
         ";transform=train scale (0.2, 1.0) ratio (0.75, 1.3333333333333333) flip true;masks=";
@@ -200,6 +233,7 @@ fn fingerprints_differ_where_batches_do() {
     ] {
         assert_eq!(print(same), reference);
     }
+    let mut seen = vec![reference];
     for other in [
         base().seed(1),
         base().image_size(24, 24),
@@ -209,10 +243,12 @@ fn fingerprints_differ_where_batches_do() {
         base().batch_size(4),
         base().window(Window::Shards(1)),
         base().transform(Transform::Eval { resize: 24 }),
-        base().transform(Transform::Train(TrainTransform {
-            crop: CropRule::Clamp,
-            ..TrainTransform::default()
-        })),
+        base().transform(cut(CropRule::Clamp)),
+        base().transform(cut(CropRule::Fixed { resize: 24 })),
+        base().transform(cut(CropRule::Fixed { resize: 25 })),
+        base().transform(cut(CropRule::Centre { resize: 24 })),
+        base().transform(jittered(0.4)),
+        base().transform(jittered(0.5)),
         base().transform(Transform::Train(TrainTransform {
             augment: Some(RandAugment::default()),
             ..TrainTransform::default()
@@ -220,7 +256,9 @@ fn fingerprints_differ_where_batches_do() {
         base().drop_last(false),
         base().max_pixels(1 << 20),
     ] {
-        assert_ne!(print(other), reference);
+        let other = print(other);
+        assert!(!seen.contains(&other), "{other}");
+        seen.push(other);
     }
 }
 

@@ -258,3 +258,100 @@ fn an_evaluation_masks_as_the_run_was_trained() {
     let half = report(&["--mask-sampling", "grid", "--mask-ratio", "0.5"]).failed(2);
     assert!(half.contains("blocks: ") && half.contains("0.75"), "{half}");
 }
+
+#[test]
+fn other_crops_and_colour_jitter_go_through_training_and_come_back() {
+    let scene = scene();
+    let fixed = ["--crop", "fixed", "--color-jitter", "0.4"];
+    train_and_look(&scene, "fixed", &fixed);
+    let none = ["--crop", "centre", "--resize", "18", "--flip=false"];
+    train_and_look(&scene, "none", &none);
+    let config = fs::read_to_string(scene.path("fixed/config.toml")).expect("settings");
+    for line in ["crop = \"fixed\"", "resize = 19", "color_jitter = 0.4"] {
+        assert!(config.contains(line), "{config}");
+    }
+    assert!(!config.contains("crop_scale"), "{config}");
+
+    // Stopped and gone on with from its own settings, it is the run that was not.
+    let folder = |run: &str| {
+        fs::read(scene.path(&format!(
+            "{run}/checkpoints/step-00000012/model.safetensors"
+        )))
+    };
+    let half = [&fixed[..], &["--max-steps", "5"]].concat();
+    scene.mae(&pretrain("halved", &half)).done();
+    let own = [
+        "pretrain",
+        "--config",
+        "halved/config.toml",
+        "--resume",
+        "auto",
+    ];
+    scene
+        .mae(&[&own[..], &["--max-steps", "12"]].concat())
+        .done();
+    assert!(folder("halved").expect("weights") == folder("fixed").expect("weights"));
+    assert!(folder("none").expect("weights") != folder("fixed").expect("weights"));
+
+    // Another crop over the same file is another run, which says so.
+    let said = scene
+        .mae(&[&own[..], &["--crop", "random"]].concat())
+        .failed(1);
+    for part in [
+        "crop: the checkpoint has \"fixed\", this run \"random\"",
+        "resize",
+        "crop_scale",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    for (flags, part) in [
+        (
+            &["--crop", "centre", "--crop-scale", "0.2,1"][..],
+            "--crop-scale",
+        ),
+        (&["--resize", "20"], "--crop fixed or centre"),
+        (&["--crop", "fixed", "--resize", "15"], "--resize 15"),
+        (&["--crop", "center"], "centre"),
+        (&["--color-jitter=-1"], "--color-jitter"),
+        (&["--color-jitter", "nan"], "--color-jitter"),
+        (&["--color-jitter", "40"], "--color-jitter"),
+    ] {
+        let said = scene.mae(&pretrain("x", flags)).failed(2);
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!scene.path("x").exists());
+}
+
+/// A checkpoint of before there were crops to choose from.
+#[test]
+fn a_run_whose_settings_say_nothing_of_crops_goes_on() {
+    let scene = scene();
+    scene.mae(&pretrain("old", &["--max-steps", "6"])).done();
+    let own = |line: &&str| !line.starts_with("crop = ") && !line.starts_with("color_jitter");
+    let config = fs::read_to_string(scene.path("old/config.toml")).expect("settings");
+    let earlier: Vec<&str> = config.lines().filter(own).collect();
+    assert_eq!(earlier.len() + 2, config.lines().count());
+    scene.write("old/config.toml", earlier.join("\n").as_bytes());
+    let [step] = &scene.names("old/checkpoints")[..] else {
+        panic!("one checkpoint");
+    };
+    let path = format!("old/checkpoints/{step}/state.json");
+    let text = fs::read_to_string(scene.path(&path)).expect("a state");
+    let mut state: Value = serde_json::from_str(&text).expect("JSON");
+    let settings = state["config"].as_object_mut().expect("settings");
+    assert!(settings.remove("crop").is_some() && settings.remove("color_jitter").is_some());
+    assert_eq!(settings["crop_scale"], serde_json::json!([0.2, 1.0]));
+    scene.write(&path, state.to_string().as_bytes());
+    let again = [
+        "pretrain",
+        "--config",
+        "old/config.toml",
+        "--resume",
+        "auto",
+    ];
+    let ran = scene
+        .mae(&[&again[..], &["--max-steps", "12"]].concat())
+        .done();
+    assert_eq!(last_line(&ran.stdout)["step"], 12);
+    assert!(!ran.stderr.contains("differ"), "{}", ran.stderr);
+}

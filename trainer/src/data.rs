@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use mae_loader::{
-    Dataset, DatasetOptions, LabelSource, Loader, Mixture, TrainTransform, Transform,
-};
+use mae_loader::{Dataset, DatasetOptions, LabelSource, Loader, Mixture, Transform};
 
 use crate::config::{self, PretrainConfig, Sources};
 use crate::error::{Error, Result};
@@ -67,11 +65,7 @@ impl Data {
             .image_size(height as u32, width as u32)
             .channels(config.channels)
             .batch_size(config.batch_size)
-            .transform(Transform::Train(TrainTransform {
-                scale: config.crop_scale.into(),
-                flip: config.flip,
-                ..TrainTransform::default()
-            }))
+            .transform(Transform::Train(config.train_transform()))
             .repeats(config.repeats)
             .decoder(config.decoder)
             .decode_quality(config.decode_quality)

@@ -9,17 +9,29 @@ use super::TrainTransform;
 use crate::decode::{BadImage, ImageSize, Rect};
 use crate::rng::Draws;
 
-/// What becomes of a part, drawn by area and ratio, that is wider or higher than the image.
+/// Which part of an image training uses: three of the paper's four crops (He et al. 2021, table 1e), and the linear probe's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CropRule {
-    /// It is drawn anew, ten times in all; then it is the largest central part whose ratio is within bounds: torchvision's
-    /// `RandomResizedCrop`.
+    /// One of random area and ratio, resized to the sample's size ("random size"). One that is wider or higher than the image is drawn
+    /// anew, ten times in all; then it is the largest central part whose ratio is within bounds: torchvision's `RandomResizedCrop`.
     #[default]
     Retry,
-    /// It is cut to the image's width or height, so that every draw is used: the crop of the reference code's linear probe, after
-    /// BYOL's. More parts span the whole image, and their ratio may be out of bounds.
+    /// The same, but one that is wider or higher is cut to the image's width or height, so that every draw is used: the crop of the
+    /// reference code's linear probe, after BYOL's. More parts span the whole image, and their ratio may be out of bounds.
     Clamp,
+    /// The image is resized, and the sample is cut out of it at a random place, each as likely ("fixed size"): torchvision's `Resize` and
+    /// `RandomCrop`, without padding.
+    Fixed {
+        /// Short side after resizing, at least the sample's longer side. At the image's own size nothing is resampled.
+        resize: u32,
+    },
+    /// The image is resized, and the sample is cut out of its centre ("none", where nothing is mirrored either): torchvision's `Resize`
+    /// and `CenterCrop`, as [`Transform::Eval`](super::Transform::Eval).
+    Centre {
+        /// As of [`Fixed`](CropRule::Fixed).
+        resize: u32,
+    },
 }
 
 /// A random part of an image: area of `scale` times the image's, log-uniform `ratio` (width / height).
@@ -108,6 +120,15 @@ pub fn short_side(image: ImageSize, short: u32, max_pixels: u64) -> Result<Image
     }
 }
 
+/// torchvision's `RandomCrop`: column and row at which `size` starts in `image`. `size` must fit.
+///
+/// Draws the row, then the column.
+pub(super) fn anywhere(image: ImageSize, size: ImageSize, draws: &mut Draws) -> (u32, u32) {
+    let y = draws.below(image.height - size.height + 1);
+    let x = draws.below(image.width - size.width + 1);
+    (x, y)
+}
+
 /// torchvision's `CenterCrop`: column and row at which `size` starts in `image`. `size` must fit.
 pub(super) fn centre(image: ImageSize, size: ImageSize) -> (u32, u32) {
     let start = |outer: u32, inner: u32| (f64::from(outer - inner) / 2.0).round_ties_even() as u32;
@@ -164,11 +185,15 @@ mod tests {
         }
 
         #[test]
-        fn centre_lies_inside(width in 1u32..2000, height in 1u32..2000, short in 1u32..300) {
+        fn cuts_lie_inside(width in 1u32..2000, height in 1u32..2000, short in 1u32..300) {
             let resized = short_side(size(width, height), short, 1 << 30).unwrap();
             prop_assert_eq!(resized.width.min(resized.height), short);
-            let (x, y) = centre(resized, size(short, short));
-            prop_assert!(x + short <= resized.width && y + short <= resized.height);
+            for (x, y) in [
+                centre(resized, size(short, short)),
+                anywhere(resized, size(short, short), &mut draws(u64::from(width))),
+            ] {
+                prop_assert!(x + short <= resized.width && y + short <= resized.height);
+            }
         }
     }
 

@@ -1,17 +1,23 @@
-//! From a decoded image to the pixels of a slot: crop, resize, flip, and in fine-tuning RandAugment.
+//! From a decoded image to the pixels of a slot: crop, resize, flip, and where they are asked for RandAugment and colour jitter.
 //!
-//! Crop then resize, as torchvision: the resize never reads outside the crop. Pixels stay 8-bit; normalising, and augmentations
-//! that need floats, are left to the device. Of these only the numbers are drawn here: boxes to erase, and how a batch is mixed.
+//! Crop then resize, or resize then crop, as torchvision: a resize never reads outside a crop before it. Pixels stay 8-bit; normalising,
+//! and augmentations that need floats, are left to the device. Of these only the numbers are drawn here: boxes to erase, and how a batch
+//! is mixed.
 
 mod crop;
 mod erase;
+mod jitter;
 mod mixing;
 mod rand_augment;
 mod resize;
+#[cfg(test)]
+mod torchvision;
 mod transform;
 
 pub use self::crop::{CropRule, short_side};
 pub(crate) use self::erase::erase_box;
+#[cfg(test)]
+pub(crate) use self::jitter::{Change, draw as draw_jitter};
 pub use self::mixing::{Mix, Mixing, mix_draw};
 #[cfg(test)]
 pub(crate) use self::rand_augment::draw as draw_operation;
@@ -75,6 +81,11 @@ impl ImagePlan {
     pub(crate) fn flips(&self) -> bool {
         self.flip
     }
+
+    #[cfg(test)]
+    pub(crate) fn offset(&self) -> (u32, u32) {
+        self.offset
+    }
 }
 
 /// Crops, resizes, flips and augments; one belongs to each worker thread and keeps its memory between images.
@@ -85,16 +96,19 @@ pub(crate) struct Augmenter {
     resizer: Resizer,
     scratch: Vec<u8>,
     operations: Option<RandAugmenter>,
+    /// 0 where there is none.
+    color_jitter: f64,
 }
 
 impl Augmenter {
     /// Makes samples of `size`; refuses images that would have more than `max_pixels` pixels on the way.
     pub(crate) fn new(transform: Transform, size: ImageSize, max_pixels: u64) -> Self {
-        let operations = match transform {
-            Transform::Train(train) => train
-                .augment
-                .map(|policy| RandAugmenter::new(policy, size, train.fill)),
-            Transform::Eval { .. } => None,
+        let (operations, color_jitter) = match transform {
+            Transform::Train(train) => {
+                let augmenter = |policy| RandAugmenter::new(policy, size, train.fill);
+                (train.augment.map(augmenter), train.color_jitter)
+            }
+            Transform::Eval { .. } => (None, 0.0),
         };
         Augmenter {
             transform,
@@ -103,42 +117,61 @@ impl Augmenter {
             resizer: Resizer::new(),
             scratch: Vec::new(),
             operations,
+            color_jitter,
         }
     }
 
     /// Decides about an image of size `image`. Draws the flip first, then the crop.
     pub(crate) fn plan(&self, image: ImageSize, draws: &mut Draws) -> Result<ImagePlan, BadImage> {
-        match self.transform {
-            Transform::Train(train) => {
-                let flip = train.flip && draws.coin();
-                let part = crop::random_resized_crop(image, &train, draws);
-                Ok(ImagePlan {
-                    part,
-                    least: self.size,
-                    resized: self.size,
-                    offset: (0, 0),
-                    flip,
-                })
-            }
+        let centred =
+            |resize| self.resized_whole(image, resize, |resized| crop::centre(resized, self.size));
+        let train = match self.transform {
+            Transform::Train(train) => train,
+            // At full scale: what is published of a model was measured so.
             Transform::Eval { resize } => {
-                let resized = crop::short_side(image, resize, self.max_pixels)?;
-                let offset = crop::centre(resized, self.size);
-                let part = Rect {
-                    x: 0,
-                    y: 0,
-                    width: image.width,
-                    height: image.height,
-                };
-                // At full scale: what is published of a model was measured so.
-                Ok(ImagePlan {
-                    part,
+                return Ok(ImagePlan {
                     least: image,
-                    resized,
-                    offset,
-                    flip: false,
-                })
+                    ..centred(resize)?
+                });
             }
-        }
+        };
+        let flip = train.flip && draws.coin();
+        let plan = match train.crop {
+            CropRule::Retry | CropRule::Clamp => ImagePlan {
+                part: crop::random_resized_crop(image, &train, draws),
+                least: self.size,
+                resized: self.size,
+                offset: (0, 0),
+                flip: false,
+            },
+            CropRule::Fixed { resize } => self.resized_whole(image, resize, |resized| {
+                crop::anywhere(resized, self.size, draws)
+            })?,
+            CropRule::Centre { resize } => centred(resize)?,
+        };
+        Ok(ImagePlan { flip, ..plan })
+    }
+
+    /// The whole image with its short side at `resize`, the sample cut out of it at what `offset` makes of its size.
+    fn resized_whole(
+        &self,
+        image: ImageSize,
+        resize: u32,
+        offset: impl FnOnce(ImageSize) -> (u32, u32),
+    ) -> Result<ImagePlan, BadImage> {
+        let resized = crop::short_side(image, resize, self.max_pixels)?;
+        Ok(ImagePlan {
+            part: Rect {
+                x: 0,
+                y: 0,
+                width: image.width,
+                height: image.height,
+            },
+            least: resized,
+            resized,
+            offset: offset(resized),
+            flip: false,
+        })
     }
 
     /// Carries out `plan` on decoded pixels; fills `out`, `[height, width, channels]`. What is done to them after that, where anything
@@ -173,6 +206,10 @@ impl Augmenter {
         if let Some(operations) = &mut self.operations {
             let mut draws = Draws::new(Purpose::Augment, key);
             operations.augment(&mut draws, out, channels);
+        }
+        if self.color_jitter > 0.0 {
+            let mut draws = Draws::new(Purpose::Jitter, key);
+            jitter::apply(jitter::draw(self.color_jitter, &mut draws), out, channels);
         }
         Ok(())
     }

@@ -7,13 +7,26 @@ use super::{CropRule, RandAugment};
 /// How an image becomes a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Transform {
-    /// For training: a random part, resized to the sample's size, mirrored at random.
+    /// For training: a part at the sample's size, mirrored at random.
     Train(TrainTransform),
     /// For evaluation: the short side resized to `resize` pixels, then the centre cut out (torchvision's `Resize` and `CenterCrop`).
     Eval {
         /// Short side after resizing. At the image's own size nothing is resampled.
         resize: u32,
     },
+}
+
+impl Transform {
+    /// The short side that whole images are resized to; `None` where a part of random size is cut out first.
+    pub(crate) fn resize(&self) -> Option<u32> {
+        match *self {
+            Transform::Eval { resize } => Some(resize),
+            Transform::Train(train) => match train.crop {
+                CropRule::Fixed { resize } | CropRule::Centre { resize } => Some(resize),
+                CropRule::Retry | CropRule::Clamp => None,
+            },
+        }
+    }
 }
 
 impl Default for Transform {
@@ -26,11 +39,11 @@ impl Default for Transform {
 /// How training makes samples of images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainTransform {
-    /// Least and greatest share of the image's area.
+    /// Least and greatest share of the image's area, where the part is drawn by area ([`CropRule::Retry`], [`CropRule::Clamp`]).
     pub scale: (f64, f64),
-    /// Least and greatest width / height.
+    /// Least and greatest width / height, there too.
     pub ratio: (f64, f64),
-    /// What becomes of a part that does not fit into the image.
+    /// Which part of the image it is.
     #[serde(default)]
     pub crop: CropRule,
     /// Mirror left and right in half of all cases.
@@ -41,6 +54,16 @@ pub struct TrainTransform {
     /// The colour of what such an operation moves in from outside; of gray samples its luma.
     #[serde(default = "imagenet_mean")]
     pub fill: [u8; 3],
+    /// Colour jitter of this strength V, 0 to 10, after those operations; 0 is none. Brightness, contrast and saturation are each
+    /// changed by a factor from [max(0, 1 − V), 1 + V], in random order: timm's single number for torchvision's `ColorJitter`, without hue.
+    /// Gray samples have no saturation to change.
+    #[serde(default)]
+    pub color_jitter: f64,
+}
+
+impl TrainTransform {
+    /// The greatest strength of colour jitter. torchvision has no bound; here a percentage is noticed.
+    pub const MAX_COLOR_JITTER: f64 = 10.0;
 }
 
 /// The mean colour of ImageNet.
@@ -58,6 +81,7 @@ impl Default for TrainTransform {
             flip: true,
             augment: None,
             fill: imagenet_mean(),
+            color_jitter: 0.0,
         }
     }
 }

@@ -7,30 +7,37 @@ use crate::order::{Order, Window};
 
 impl LoaderBuilder {
     pub(super) fn check_transform(&self) -> Result<()> {
-        match self.transform {
-            Transform::Train(TrainTransform { scale, ratio, .. }) => {
-                if !(scale.0 > 0.0 && scale.0 <= scale.1 && scale.1 <= 1.0) {
-                    return bad(
-                        "crop scale",
-                        format!("{scale:?} must satisfy 0 < least ≤ greatest ≤ 1"),
-                    );
-                }
-                if !(ratio.0 > 0.0 && ratio.0 <= ratio.1 && ratio.1.is_finite()) {
-                    return bad(
-                        "crop ratio",
-                        format!("{ratio:?} must satisfy 0 < least ≤ greatest"),
-                    );
-                }
+        if let Some(resize) = self.transform.resize() {
+            let least = self.size.width.max(self.size.height);
+            if resize < least || resize > 1 << 14 {
+                return bad(
+                    "resize",
+                    format!("{resize} is not within the image size, {least}, and 16,384"),
+                );
             }
-            Transform::Eval { resize } => {
-                let least = self.size.width.max(self.size.height);
-                if resize < least || resize > 1 << 14 {
-                    return bad(
-                        "resize",
-                        format!("{resize} is not within the image size, {least}, and 16,384"),
-                    );
-                }
-            }
+        }
+        let Transform::Train(train) = self.transform else {
+            return Ok(());
+        };
+        let TrainTransform { scale, ratio, .. } = train;
+        if !(scale.0 > 0.0 && scale.0 <= scale.1 && scale.1 <= 1.0) {
+            return bad(
+                "crop scale",
+                format!("{scale:?} must satisfy 0 < least ≤ greatest ≤ 1"),
+            );
+        }
+        if !(ratio.0 > 0.0 && ratio.0 <= ratio.1 && ratio.1.is_finite()) {
+            return bad(
+                "crop ratio",
+                format!("{ratio:?} must satisfy 0 < least ≤ greatest"),
+            );
+        }
+        let greatest = TrainTransform::MAX_COLOR_JITTER;
+        if !(0.0..=greatest).contains(&train.color_jitter) {
+            return bad(
+                "colour jitter",
+                format!("{} is not within 0 to {greatest}", train.color_jitter),
+            );
         }
         Ok(())
     }

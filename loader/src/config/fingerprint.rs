@@ -28,14 +28,21 @@ impl LoaderBuilder {
                 let TrainTransform {
                     scale, ratio, flip, ..
                 } = train;
+                let by_area = |rule| format!("scale {scale:?} ratio {ratio:?} flip {flip}{rule}");
                 let crop = match train.crop {
-                    CropRule::Retry => "",
-                    CropRule::Clamp => " clamped",
+                    CropRule::Retry => by_area(""),
+                    CropRule::Clamp => by_area(" clamped"),
+                    CropRule::Fixed { resize } => format!("resize {resize} flip {flip} fixed"),
+                    CropRule::Centre { resize } => format!("resize {resize} flip {flip} centred"),
                 };
                 let augment = train.augment.map_or_else(String::new, |policy| {
                     format!(" augment {policy} fill {:?}", train.fill)
                 });
-                format!("train scale {scale:?} ratio {ratio:?} flip {flip}{crop}{augment}")
+                let jitter = match train.color_jitter {
+                    strength if strength > 0.0 => format!(" jitter {strength}"),
+                    _ => String::new(),
+                };
+                format!("train {crop}{augment}{jitter}")
             }
             Transform::Eval { resize } => format!("eval resize {resize}"),
         };

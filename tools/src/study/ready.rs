@@ -7,7 +7,7 @@ const ALL: &[(&str, &str)] = &[
     ("decoder-width", include_str!("ready/decoder-width.toml")),
     ("mask-token", include_str!("ready/mask-token.toml")),
     ("target", include_str!("ready/target.toml")),
-    // ("augmentation", include_str!("ready/augmentation.toml")),
+    ("augmentation", include_str!("ready/augmentation.toml")),
     ("mask-sampling", include_str!("ready/mask-sampling.toml")),
     ("schedule", include_str!("ready/schedule.toml")),
     ("model-size", include_str!("ready/model-size.toml")),

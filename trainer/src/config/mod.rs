@@ -4,6 +4,7 @@
 //! in each checkpoint, and compared on resume. It is written with the raw one's keys, so that `config.toml` of a run
 //! is a valid configuration file of the same run.
 
+mod augment;
 pub(crate) mod common;
 pub(crate) mod compare;
 mod masks;
@@ -18,6 +19,8 @@ use mae_loader::{DatasetOptions, DecodeQuality, DecoderKind};
 use mae_model::{Activations, MaeConfig, Precision, TokenizerConfig};
 use serde::{Deserialize, Serialize};
 
+pub use augment::CropKind;
+use augment::CropSettings;
 use common::invalid;
 pub use compare::Difference;
 pub use raw::RawPretrain;
@@ -98,8 +101,15 @@ pub struct PretrainConfig {
     #[serde(default)]
     pub cuda_graphs: bool,
 
-    pub crop_scale: [f64; 2],
+    #[serde(default)]
+    pub crop: CropKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop_scale: Option<[f64; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<u32>,
     pub flip: bool,
+    #[serde(default)]
+    pub color_jitter: f64,
     pub window: WindowSize,
     #[serde(default = "once")]
     pub repeats: usize,
@@ -196,6 +206,7 @@ impl PretrainConfig {
         let heads = |given: Option<usize>, dim, named| given.unwrap_or_else(|| heads(dim, named));
         let patch_size = raw.patch_size.unwrap_or(named.vit.patch_size);
         let target = TargetSettings::resolve(&raw, patch_size * patch_size * channels)?;
+        let crop = CropSettings::resolve(&raw, input_size)?;
         let batch_size = raw.batch_size.unwrap_or(64);
         let accum_iter = raw.accum_iter.unwrap_or(1);
         let epochs = raw.epochs.unwrap_or(400);
@@ -254,8 +265,11 @@ impl PretrainConfig {
             clip_grad: raw.clip_grad,
             activation_checkpointing: raw.activation_checkpointing.unwrap_or(false),
             cuda_graphs: raw.cuda_graphs.unwrap_or(false),
-            crop_scale: common::crop_scale(raw.crop_scale, [0.2, 1.0])?,
+            crop: crop.kind,
+            crop_scale: crop.scale,
+            resize: crop.resize,
             flip: raw.flip.unwrap_or(true),
+            color_jitter: raw.color_jitter.unwrap_or(0.0),
             window: raw.window.unwrap_or(WindowSize::Auto),
             repeats: raw.repeats.unwrap_or(1),
             decoder,
@@ -316,7 +330,7 @@ impl PretrainConfig {
             );
         }
         common::check_schedule(&self.schedule())?;
-        common::check_crop_scale(self.crop_scale)?;
+        self.check_augmentation()?;
         if !(0.0..=1.0).contains(&self.max_bad_fraction) {
             return invalid(format!(
                 "--max-bad-fraction {} is not a share (0..1)",
@@ -445,7 +459,7 @@ pub fn eval_resize(image_size: (usize, usize)) -> u32 {
     (if side < 128 {
         side
     } else {
-        (side * 8).div_ceil(7)
+        augment::with_margin(side)
     }) as u32
 }
 

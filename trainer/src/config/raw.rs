@@ -10,6 +10,7 @@ use mae_model::{Precision, TokenizerConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::augment::CropKind;
 use super::values::{
     ByteSize, DeviceKind, InputSize, MaskSamplingKind, Resume, TargetKind, WindowSize,
 };
@@ -265,7 +266,14 @@ pub struct RawPretrain {
         default_missing_value = "true", help_heading = "Optimisation"))]
     pub cuda_graphs: Option<bool>,
 
-    /// Area of the random crop as a share of the image, lowest and highest [default: 0.2,1.0]
+    /// Which part of an image is used: random, one of random area and ratio; fixed, one of the input's size at a random place of the
+    /// resized image; centre, that in its middle [default: random]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "random|fixed|centre", help_heading = "Data")
+    )]
+    pub crop: Option<CropKind>,
+    /// For --crop random: area of the part as a share of the image, lowest and highest [default: 0.2,1.0]
     #[cfg_attr(
         feature = "cli",
         arg(
@@ -276,10 +284,21 @@ pub struct RawPretrain {
         )
     )]
     pub crop_scale: Option<Vec<f64>>,
+    /// For --crop fixed or centre: short side that images are resized to before the crop, in pixels [default: 8/7 of the input's longer
+    /// side, 256 where it is 224]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "PIXELS", help_heading = "Data")
+    )]
+    pub resize: Option<u32>,
     /// Mirror half the images [default: true]
     #[cfg_attr(feature = "cli", arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", help_heading = "Data"))]
     pub flip: Option<bool>,
+    /// Strength V of colour jitter: brightness, contrast and saturation are changed by factors from 1 - V, or 0, to 1 + V, in random
+    /// order; 0 is none [default: 0]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "V", help_heading = "Data"))]
+    pub color_jitter: Option<f64>,
     /// Shuffle over all shards at once, or over windows of this many; auto: all, but where shards are kept in a cache, no more at a time than
     /// half of it holds [default: auto]
     #[cfg_attr(
@@ -366,14 +385,19 @@ impl RawPretrain {
         read_toml(path)
     }
 
-    /// These settings, with `base` where they are silent. `lr` and `blr` replace each other, and a
-    /// tokenizer the description of another.
+    /// These settings, with `base` where they are silent. `lr` and `blr` replace each other, a tokenizer the
+    /// description of another, and a crop what is for other ones.
     pub fn over(self, mut base: Self) -> Result<Self> {
         if self.lr.is_some() || self.blr.is_some() {
             (base.lr, base.blr) = (None, None);
         }
         if self.tokenizer.is_some() {
             base.tokenizer_config = None;
+        }
+        match self.crop {
+            Some(CropKind::Random) => base.resize = None,
+            Some(CropKind::Fixed | CropKind::Centre) => base.crop_scale = None,
+            None => {}
         }
         over(self, base)
     }

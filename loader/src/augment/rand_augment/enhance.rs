@@ -16,7 +16,7 @@ pub(super) fn luma([r, g, b]: [u8; 3]) -> u8 {
 }
 
 /// From the gray image.
-pub(super) fn color(pixels: &mut [u8], factor: f32) {
+pub(in crate::augment) fn color(pixels: &mut [u8], factor: f32) {
     for pixel in pixels_of_mut(pixels) {
         let gray = luma(*pixel);
         *pixel = pixel.map(|value| blend(gray, value, factor));
@@ -24,7 +24,7 @@ pub(super) fn color(pixels: &mut [u8], factor: f32) {
 }
 
 /// From an image of the mean of the gray one.
-pub(super) fn contrast<const C: usize>(pixels: &mut [u8], factor: f32) {
+pub(in crate::augment) fn contrast<const C: usize>(pixels: &mut [u8], factor: f32) {
     let sum: u64 = if C == 1 {
         pixels.iter().map(|&value| u64::from(value)).sum()
     } else {
@@ -35,7 +35,7 @@ pub(super) fn contrast<const C: usize>(pixels: &mut [u8], factor: f32) {
 }
 
 /// From black.
-pub(super) fn brightness(pixels: &mut [u8], factor: f32) {
+pub(in crate::augment) fn brightness(pixels: &mut [u8], factor: f32) {
     map_all(pixels, &table(|value| blend(0, value, factor)));
 }
 

@@ -6,7 +6,7 @@
 //! `Color` changes nothing.
 
 mod affine;
-mod enhance;
+pub(super) mod enhance;
 mod operation;
 mod policy;
 mod slide;
