@@ -225,7 +225,7 @@ fn pictures(page: &mut Page, rows: &[Row<'_>]) {
     page.heading("Reconstructions");
     page.gallery(
         &gallery,
-        "Held-out images, masked as each variant was trained, and what its first seed makes of them; visible patches are the image's own.",
+        "The same images, masked as each variant was trained, and what its first seed makes of them; visible patches are the image's own.",
     );
 }
 
