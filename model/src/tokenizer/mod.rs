@@ -1,9 +1,9 @@
 //! A discrete variational autoencoder: images to one code a patch and back, as DALL-E's (Ramesh et al. 2021, arXiv 2102.12092,
 //! section 2.1) and small. Its codes are the targets of the paper's comparison with discrete tokens (table 1d).
 //!
-//! Unlike the models it is trained by candle's autograd: it is small, and nothing of it is kept from step to step. Convolutions
-//! are products: forwards and backwards, candle's 3 × 3 convolution took 2.3 times as long as the same product over neighbourhoods gathered by
-//! index (260 and 114 ms for 128 images of 8 × 8 × 64 on two shared cores). Where they have a stride it is their size, so that they are products of squares.
+//! Convolutions are products: of neighbourhoods where they are 3 × 3, of squares where they have a stride, which is their size. As in
+//! the models the way back is written out. By candle's autograd a step took several times as long: on the CPU most of it went into
+//! sums of gradients with zeros, and into candle's threads, which wait for each other without sleeping.
 //!
 //! The encoder `[B, H, W, C]` → `[B · L, V]`: a convolution of stride and size S, others of 2 until the patch size is reached, residual
 //! blocks (ReLU, 3 × 3, ReLU, 1 × 1), ReLU, 1 × 1 to the logits. The decoder takes the codes' embeddings the same way back. The loss is the
@@ -12,17 +12,17 @@
 //! is the measure of the other targets.
 
 mod config;
+mod layers;
 mod noise;
 mod ops;
+mod pass;
 
-use std::collections::BTreeMap;
-
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 
 pub use self::config::TokenizerConfig;
-use crate::init::Init;
+use self::layers::Layers;
 use crate::names::{self, StateDict};
-use crate::ops::Accumulate;
+use crate::ops::{Accumulate, linear, reduce, squared_error};
 use crate::params::{Params, ParamsBuilder};
 use crate::record::Record;
 use crate::{Error, Result};
@@ -31,6 +31,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     config: TokenizerConfig,
+    layers: Layers,
     /// Every weight.
     pub params: Params,
 }
@@ -71,34 +72,6 @@ impl TokenizerLoss {
     }
 }
 
-/// Weights by their names without the prefix.
-struct Weights(BTreeMap<String, Tensor>);
-
-impl Weights {
-    fn get(&self, name: &str) -> Result<&Tensor> {
-        let missing = || Error::Config(format!("the tokenizer has no weight {name}"));
-        self.0.get(name).ok_or_else(missing)
-    }
-
-    /// `[N, I]` to `[N, O]`.
-    fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let weight = self.get(&format!("{name}.weight"))?;
-        let bias = self.get(&format!("{name}.bias"))?;
-        Ok(x.matmul(&weight.t()?)?.broadcast_add(bias)?)
-    }
-
-    /// `[B · h · w, D]` to the same.
-    fn block(&self, name: &str, x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
-        let (rows, hidden) = x.dims2()?;
-        let grid = (rows / (height * width), height, width, hidden);
-        let near = ops::neighbourhoods(&x.relu()?.reshape(grid)?)?;
-        let inner = self.linear(&format!("{name}.near"), &near)?.relu()?;
-        Ok((x + self.linear(&format!("{name}.out"), &inner)?)?)
-    }
-}
-
-const PREFIX: &str = "tokenizer.";
-
 impl Tokenizer {
     /// With random weights, drawn from `seed`.
     ///
@@ -107,17 +80,10 @@ impl Tokenizer {
     pub fn new(config: TokenizerConfig, device: &Device, seed: u64) -> Result<Self> {
         config.validate()?;
         let mut builder = ParamsBuilder::default();
-        for (name, shape) in weights(&config) {
-            let init = match shape.as_slice() {
-                _ if name == "decoder.codes.weight" => Init::Normal(1.0),
-                // He's, for what goes through ReLU.
-                &[_, inputs] => Init::Uniform((6.0 / inputs as f32).sqrt()),
-                _ => Init::Zeros,
-            };
-            builder.add(format!("{PREFIX}{name}"), &shape, init);
-        }
+        let layers = Layers::new(&config, &mut builder);
         Ok(Self {
             params: builder.build(device, seed)?,
+            layers,
             config,
         })
     }
@@ -162,9 +128,9 @@ impl Tokenizer {
     /// # Errors
     /// If the pixels do not fit.
     pub fn tokens(&self, pixels: &Tensor) -> Result<Tensor> {
-        let logits = self.encode(&self.weights()?, &self.squares(pixels)?)?;
+        let logits = self.encode(&self.squares(pixels)?)?.logits;
         let shape = (pixels.dims()[0], self.config.patches());
-        Ok(logits.argmax(D::Minus1)?.reshape(shape)?)
+        Ok(ops::likeliest(&logits)?.reshape(shape)?)
     }
 
     /// The images that codes `[B, L]` stand for, as bytes `[B, H, W, C]`.
@@ -172,10 +138,10 @@ impl Tokenizer {
     /// # Errors
     /// If a code is none of the vocabulary's.
     pub fn decode(&self, tokens: &Tensor) -> Result<Tensor> {
-        let weights = self.weights()?;
-        let codes = weights.get("decoder.codes.weight")?;
+        let codes = self.params.view(self.layers.codes);
         let embedded = codes.index_select(&tokens.flatten_all()?, 0)?;
-        let rows = self.decode_embedded(&weights, &embedded)?;
+        let rows = self.decode_embedded(embedded)?.rows;
+        linear::add_bias(&rows, self.params.view(self.layers.pixels.bias))?;
         let (stem, _) = self.config.strides();
         let (height, width) = self.config.image_size;
         let image = ops::from_squares(&rows, (height / stem, width / stem), stem)?;
@@ -194,7 +160,7 @@ impl Tokenizer {
     /// A training step's loss, and its gradients into `grads`, which has the layout of [`Tokenizer::params`].
     ///
     /// # Errors
-    /// If the pixels do not fit, or candle recorded no gradient of a weight.
+    /// If the pixels do not fit.
     pub fn step(
         &self,
         pixels: &Tensor,
@@ -215,64 +181,41 @@ impl Tokenizer {
         relaxation: &Relaxation,
         grads: &Tensor,
     ) -> Result<TokenizerLoss> {
-        let mut variables = vec![];
-        let mut weights = BTreeMap::new();
-        for (name, view) in self.weights()?.0 {
-            let variable = Var::from_tensor(&view)?;
-            weights.insert(name.clone(), variable.as_tensor().clone());
-            variables.push((name, variable));
-        }
-        let loss = self.loss(&Weights(weights), pixels, noise, relaxation)?;
-        let mut found = loss.loss.backward()?;
-        for (name, variable) in variables {
-            let name = format!("{PREFIX}{name}");
-            let gradient = found.remove(variable.as_tensor());
-            let (Some(gradient), Some(spec)) = (
-                gradient,
-                self.params.specs().iter().find(|spec| spec.name == name),
-            ) else {
-                return Err(Error::Config(format!("{name} got no gradient")));
-            };
-            grads.slice_set(&gradient.flatten_all()?.contiguous()?, 0, spec.offset)?;
-        }
-        Ok(TokenizerLoss {
-            loss: loss.loss.detach(),
-            ..loss
-        })
-    }
-
-    fn loss(
-        &self,
-        weights: &Weights,
-        pixels: &Tensor,
-        noise: Vec<f32>,
-        relaxation: &Relaxation,
-    ) -> Result<TokenizerLoss> {
         let target = self.squares(pixels)?;
-        let logits = self.encode(weights, &target)?;
+        let encoded = self.encode(&target)?;
+        let logits = &encoded.logits;
         let noise = Tensor::from_vec(noise, logits.dims2()?, logits.device())?;
-        let relaxed = ops::relaxed(&logits, &noise, relaxation.temperature)?;
-        let embedded = relaxed.matmul(weights.get("decoder.codes.weight")?)?;
-        let predicted = self.decode_embedded(weights, &embedded)?;
-        let reconstruction = (predicted - target)?.sqr()?.mean_all()?;
-        let kl = ops::divergence(&logits)?.mean_all()?;
-        Ok(TokenizerLoss {
-            loss: (&reconstruction + (&kl * relaxation.kl_weight)?)?,
-            reconstruction: reconstruction.to_scalar()?,
-            kl: kl.to_scalar()?,
-            tokens: logits.detach().argmax(D::Minus1)?.to_vec1()?,
-        })
-    }
+        let shares = ops::relaxed(logits, &noise, relaxation.temperature)?;
+        let decoded = self.decode_embedded(self.embed(&shares)?)?;
+        // Of all numbers the mean; the predicted rows become its gradient.
+        let batch = pixels.dims()[0];
+        let (rows, square) = target.dims2()?;
+        let by_image = (batch, rows / batch, square);
+        let errors = ops::beside(&target, (batch, rows / batch))?;
+        squared_error::forward_backward(
+            (
+                &decoded.rows.reshape(by_image)?,
+                self.params.view(self.layers.pixels.bias),
+            ),
+            &target.reshape(by_image)?,
+            &errors,
+        )?;
+        let embedded = self.decode_back(&decoded, &decoded.rows, grads)?;
+        let shares_grad = self.embed_back(&shares, &embedded, grads)?;
+        let logits_grad = ops::relaxed_back(&shares, shares_grad, relaxation.temperature)?;
+        let weight = relaxation.kl_weight / logits.dims2()?.0 as f64;
+        let logits_grad = ops::add_divergence_back(logits, weight, logits_grad)?;
+        self.encode_back(&target, &encoded, &logits_grad, grads)?;
 
-    /// Every weight as its name has it, a view.
-    fn weights(&self) -> Result<Weights> {
-        let view = |spec: &crate::ParamSpec| {
-            let view = self.params.flat().narrow(0, spec.offset, spec.len)?;
-            let name = spec.name.trim_start_matches(PREFIX).to_owned();
-            Ok((name, view.reshape(spec.shape.as_slice())?))
-        };
-        let all: Result<_> = self.params.specs().iter().map(view).collect();
-        Ok(Weights(all?))
+        let reconstruction = reduce::mean(&errors)?;
+        let kl = reduce::mean(&ops::divergence(logits)?)?;
+        let loss = reconstruction + relaxation.kl_weight * kl;
+        Ok(TokenizerLoss {
+            loss: Tensor::new(loss as f32, logits.device())?,
+            reconstruction: reconstruction as f32,
+            kl: kl as f32,
+            tokens: ops::likeliest(logits)?.to_vec1()?,
+        })
     }
 
     /// Bytes `[B, H, W, C]` on a scale of -1 to 1, as the rows that the decoder predicts `[B · h · w, S · S · C]` and the encoder reads.
@@ -289,75 +232,8 @@ impl Tokenizer {
             });
         }
         let scaled = ((pixels.to_dtype(DType::F32)? / 127.5)? - 1.0)?;
-        Ok(ops::squares(&scaled, config.strides().0)?)
+        ops::squares(&scaled, config.strides().0)
     }
-
-    /// Rows of pixels to logits `[B · L, V]`.
-    fn encode(&self, weights: &Weights, rows: &Tensor) -> Result<Tensor> {
-        let config = &self.config;
-        let (stem, stages) = config.strides();
-        let (mut height, mut width) = (config.image_size.0 / stem, config.image_size.1 / stem);
-        let mut x = weights.linear("encoder.stem", rows)?;
-        for stage in 0..stages {
-            let batch = x.dims()[0] / (height * width);
-            let grid = x.relu()?.reshape((batch, height, width, config.hidden))?;
-            x = weights.linear(&format!("encoder.down.{stage}"), &ops::squares(&grid, 2)?)?;
-            (height, width) = (height / 2, width / 2);
-        }
-        for block in 0..config.blocks {
-            x = weights.block(&format!("encoder.blocks.{block}"), &x, (height, width))?;
-        }
-        weights.linear("encoder.logits", &x.relu()?)
-    }
-
-    /// Codes' embeddings `[B · L, D]` to rows of pixels.
-    fn decode_embedded(&self, weights: &Weights, embedded: &Tensor) -> Result<Tensor> {
-        let config = &self.config;
-        let (_, stages) = config.strides();
-        let mut grid = config.grid();
-        let mut x = embedded.clone();
-        for block in 0..config.blocks {
-            x = weights.block(&format!("decoder.blocks.{block}"), &x, grid)?;
-        }
-        for stage in 0..stages {
-            let up = weights.linear(&format!("decoder.up.{stage}"), &x.relu()?)?;
-            let larger = ops::from_squares(&up, grid, 2)?;
-            x = larger.flatten_to(2)?;
-            grid = (2 * grid.0, 2 * grid.1);
-        }
-        weights.linear("decoder.pixels", &x.relu()?)
-    }
-}
-
-/// Names and shapes of the weights, the decoder's last first.
-fn weights(config: &TokenizerConfig) -> Vec<(String, Vec<usize>)> {
-    let (stem, stages) = config.strides();
-    let (hidden, square) = (config.hidden, stem * stem * config.channels);
-    let mut all = vec![];
-    let mut linear = |name: String, inputs: usize, outputs: usize| {
-        all.push((format!("{name}.weight"), vec![outputs, inputs]));
-        all.push((format!("{name}.bias"), vec![outputs]));
-    };
-    linear("decoder.pixels".into(), hidden, square);
-    for stage in 0..stages {
-        linear(format!("decoder.up.{stage}"), hidden, 4 * hidden);
-    }
-    for side in ["decoder", "encoder"] {
-        for block in 0..config.blocks {
-            linear(format!("{side}.blocks.{block}.near"), 9 * hidden, hidden);
-            linear(format!("{side}.blocks.{block}.out"), hidden, hidden);
-        }
-    }
-    linear("encoder.logits".into(), hidden, config.vocabulary);
-    for stage in 0..stages {
-        linear(format!("encoder.down.{stage}"), 4 * hidden, hidden);
-    }
-    linear("encoder.stem".into(), square, hidden);
-    all.push((
-        "decoder.codes.weight".into(),
-        vec![config.vocabulary, hidden],
-    ));
-    all
 }
 
 #[cfg(test)]

@@ -162,7 +162,7 @@ fn agrees_with_pytorch() {
                 shape: tensor.dims().to_vec(),
                 data: numbers(&format!("weight.{name}")),
             };
-            Some((format!("{PREFIX}{name}"), tensor))
+            Some((format!("{}{name}", layers::PREFIX), tensor))
         })
         .collect();
     let tokenizer = Tokenizer::from_state_dict(config, &state, &Device::Cpu).unwrap();
@@ -196,7 +196,7 @@ fn agrees_with_pytorch() {
     );
     let grads: Vec<f32> = grads.to_vec1().unwrap();
     for spec in tokenizer.params.specs() {
-        let theirs = numbers(&spec.name.replace(PREFIX, "grad."));
+        let theirs = numbers(&spec.name.replace(layers::PREFIX, "grad."));
         let largest = theirs.iter().fold(0f32, |a, x| a.max(x.abs()));
         for (mine, theirs) in grads[spec.range()].iter().zip(&theirs) {
             assert!(
