@@ -15,6 +15,11 @@ pub fn log_path(output_dir: &Path) -> PathBuf {
     output_dir.join("log.jsonl")
 }
 
+/// TensorBoard's event files of the run in `output_dir`.
+pub fn events_folder(output_dir: &Path) -> PathBuf {
+    output_dir.join("tensorboard")
+}
+
 /// The pictures of the run in `output_dir`.
 pub fn pictures_folder(output_dir: &Path) -> PathBuf {
     output_dir.join("pictures")

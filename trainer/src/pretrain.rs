@@ -294,14 +294,7 @@ impl<'a> Run<'a> {
         }
         let three =
             validate::reconstructions(&self.stepper.mae, &self.data.pictured, self.config.keep())?;
-        let path = output::pictures_folder(&self.config.output_dir).join(format!("{name}.png"));
-        picture::grid(&three)
-            .save(&path)
-            .map_err(|source| Error::Write {
-                path: path.clone(),
-                source,
-            })?;
-        journal.observer.drawn(&path);
+        journal.picture(step, name, &picture::grid(&three))?;
         self.drawn = Some(step);
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! What a run says about itself: `log.jsonl` and its speed.
+//! What a run says about itself: `log.jsonl`, TensorBoard's event files, and its speed.
 
 pub mod log;
+pub mod tensorboard;
 pub mod throughput;

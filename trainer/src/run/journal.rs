@@ -1,17 +1,23 @@
-//! What a run says while it goes on: lines to its log, reports to whoever watches.
+//! What a run says while it goes on: lines to its log, the same to TensorBoard, pictures, reports to whoever watches.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::{Plan, Standing, Underway};
-use crate::error::Result;
+use crate::checkpoint::files;
+use crate::error::{Error, Result};
 use crate::metrics::log::{DataCount, EpochLine, Log, LogLine, StepLine};
+use crate::metrics::tensorboard::EventFile;
 use crate::metrics::throughput::Throughput;
 use crate::observer::{Observer, StepReport};
 use crate::output;
+use crate::picture::Picture;
 
 /// See the [module](self).
 pub(crate) struct Journal<'a> {
     log: Log,
+    events: EventFile,
+    pictures: PathBuf,
     pub(crate) observer: &'a mut dyn Observer,
     throughput: Throughput,
     /// When an update was last known to be done.
@@ -29,6 +35,8 @@ impl<'a> Journal<'a> {
         let now = Instant::now();
         Ok(Journal {
             log: Log::open(&path, standing.progress.step, standing.epoch_is_open())?,
+            events: EventFile::create(&output::events_folder(output_dir), standing.progress.step)?,
+            pictures: output::pictures_folder(output_dir),
             observer,
             throughput: Throughput::new(now),
             last_done: now,
@@ -82,6 +90,7 @@ impl<'a> Journal<'a> {
             data: data(),
         };
         self.log.write(&LogLine::Step(line.clone()))?;
+        self.events.scalars(step, &step_scalars(&line))?;
         self.observer.logged(&line);
         Ok(())
     }
@@ -89,7 +98,25 @@ impl<'a> Journal<'a> {
     /// An epoch is done.
     pub(crate) fn epoch(&mut self, line: &EpochLine) -> Result<()> {
         self.log.write(&LogLine::Epoch(line.clone()))?;
+        self.events.scalars(line.step, &epoch_scalars(line))?;
         self.observer.epoch(line);
+        Ok(())
+    }
+
+    /// A picture of the model after `step`, saved under `name`.
+    pub(crate) fn picture(&mut self, step: u64, name: &str, picture: &Picture) -> Result<()> {
+        let path = self.pictures.join(format!("{name}.png"));
+        let failed = |source| Error::Write {
+            path: path.clone(),
+            source,
+        };
+        let png = picture.to_png().map_err(failed)?;
+        let made = std::fs::create_dir_all(&self.pictures);
+        made.and_then(|()| files::commit_file(&path, &png))
+            .map_err(failed)?;
+        let size = (picture.width(), picture.height());
+        self.events.image(step, "reconstructions", &png, size)?;
+        self.observer.drawn(&path);
         Ok(())
     }
 
@@ -97,4 +124,38 @@ impl<'a> Journal<'a> {
     pub(crate) fn sync(&self) -> Result<()> {
         self.log.sync()
     }
+}
+
+/// An update's figures by their names in TensorBoard.
+fn step_scalars(line: &StepLine) -> Vec<(&'static str, f64)> {
+    let mut scalars = vec![
+        ("loss/train", line.loss),
+        ("lr", line.lr),
+        ("epoch", line.epoch),
+        ("speed/images_per_second", line.images_per_second),
+        ("speed/data_wait", line.data_wait),
+    ];
+    scalars.extend(line.grad_norm.map(|norm| ("grad_norm", norm)));
+    if let Some(tokenizer) = line.tokenizer {
+        scalars.extend([
+            ("tokenizer/reconstruction", tokenizer.reconstruction),
+            ("tokenizer/kl", tokenizer.kl),
+            ("tokenizer/perplexity", tokenizer.perplexity),
+            ("tokenizer/temperature", tokenizer.temperature),
+        ]);
+    }
+    scalars
+}
+
+/// An epoch's figures by their names in TensorBoard.
+fn epoch_scalars(line: &EpochLine) -> Vec<(&'static str, f64)> {
+    let mut scalars = vec![("loss/epoch", line.loss)];
+    scalars.extend(line.val_loss.map(|loss| ("loss/held_out", loss)));
+    scalars.extend(line.val_top1.map(|top1| ("accuracy/top1", top1)));
+    scalars.extend(line.val_top5.map(|top5| ("accuracy/top5", top5)));
+    if let Some(codes) = line.val_codes {
+        scalars.push(("tokenizer/codes_in_use", codes.used as f64));
+        scalars.push(("tokenizer/held_out_perplexity", codes.perplexity));
+    }
+    scalars
 }

@@ -323,14 +323,8 @@ impl<'a> Run<'a> {
             return Ok(());
         };
         let pairs = held_out::pairs(&self.tokenizer, &batch?)?;
-        let folder = output::pictures_folder(&self.config.output_dir);
-        let path = folder.join(format!("epoch-{epoch:04}.png"));
-        let drawn = picture::pairs(&pairs).save(&path);
-        drawn.map_err(|source| Error::Write {
-            path: path.clone(),
-            source,
-        })?;
-        journal.observer.drawn(&path);
+        let step = self.standing.progress.step;
+        journal.picture(step, &format!("epoch-{epoch:04}"), &picture::pairs(&pairs))?;
         Ok(())
     }
 
