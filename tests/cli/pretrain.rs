@@ -252,7 +252,13 @@ fn flags_win_over_the_file_and_results_are_json() {
     assert!(inspected["parameters"].as_u64() > Some(1000));
     assert_eq!(
         scene.names("run"),
-        ["checkpoints", "config.toml", "log.jsonl", "pictures"]
+        [
+            "checkpoints",
+            "config.toml",
+            "log.jsonl",
+            "pictures",
+            "tensorboard"
+        ]
     );
 }
 

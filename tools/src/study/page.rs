@@ -142,9 +142,9 @@ fn figure(page: &mut Page, study: &Definition, rows: &[Row<'_>], column: usize, 
         _ => "Means over the seeds; the lines reach from the lowest to the highest.",
     };
     page.chart(&svg, seeds);
-    if theirs.len() > 1
-        && let Some(svg) = draw(study, metric, &theirs)
-    {
+    // A single value is in the table already.
+    let published = Some(theirs).filter(|theirs| theirs.len() > 1);
+    if let Some(svg) = published.and_then(|theirs| draw(study, metric, &theirs)) {
         page.chart(&svg, &format!("Published: {}.", study.source));
     }
 }

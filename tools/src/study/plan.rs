@@ -117,9 +117,8 @@ impl Plan {
         let mut measures = vec![];
         for &metric in &of.study.evaluate {
             let mut settings = of.data();
-            if metric != Metric::Loss
-                && let Some(field) = &of.study.label_field
-            {
+            let field = of.study.label_field.as_ref();
+            if let Some(field) = field.filter(|_| metric != Metric::Loss) {
                 settings.insert("label_field".into(), field.clone().into());
             }
             if metric == Metric::Finetune {
@@ -146,10 +145,8 @@ impl Plan {
         settings.insert("seed".into(), of.seed());
         let mut raw: RawPretrain = read(&settings).context("pretrain")?;
         let mut after = None;
-        if raw.target == Some(TargetKind::Tokens)
-            && raw.tokenizer.is_none()
-            && let Some(tokenizer) = &of.study.tokenizer
-        {
+        let wanting = raw.target == Some(TargetKind::Tokens) && raw.tokenizer.is_none();
+        if let Some(tokenizer) = of.study.tokenizer.as_ref().filter(|_| wanting) {
             let (task, run) = self.tokenizer(of, tokenizer).context("tokenizer")?;
             after = Some(task);
             raw.tokenizer = Some(self.tasks[task].folder.clone());

@@ -35,7 +35,7 @@ pub struct RawPretrain {
     #[serde(default, deserialize_with = "one_or_many")]
     #[cfg_attr(feature = "cli", arg(long, num_args = 1.., value_name = "SPEC", help_heading = "Data"))]
     pub val_data: Option<Vec<String>>,
-    /// Folder of the run: checkpoints/, log.jsonl, pictures/, config.toml
+    /// Folder of the run: checkpoints/, log.jsonl, pictures/, tensorboard/, config.toml
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", help_heading = "Run"))]
     pub output_dir: Option<PathBuf>,
     /// auto: go on from the output folder's newest whole checkpoint, or start afresh; never: the folder must be empty;
