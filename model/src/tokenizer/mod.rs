@@ -2,7 +2,7 @@
 //! section 2.1) and small. Its codes are the targets of the paper's comparison with discrete tokens (table 1d).
 //!
 //! Convolutions are products: of neighbourhoods where they are 3 × 3, of squares where they have a stride, which is their size. As in
-//! the models the way back is written out. By candle's autograd a step took several times as long: on the CPU most of it went into
+//! the models the way back is written out. By candle's autograd a run took 2.8 times the CPU time: there most of it went into
 //! sums of gradients with zeros, and into candle's threads, which wait for each other without sleeping.
 //!
 //! The encoder `[B, H, W, C]` → `[B · L, V]`: a convolution of stride and size S, others of 2 until the patch size is reached, residual
