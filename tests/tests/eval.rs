@@ -15,7 +15,7 @@ use mae_trainer::eval::linear_probe::{ProbeReport, Progress, Recipe, linear_prob
 use mae_trainer::eval::loss::masked_loss;
 use mae_trainer::eval::reconstruct::{Choice, Chosen, Shown, reconstruct};
 use mae_trainer::eval::{EvalError, Masking, StreamOptions};
-use mae_trainer::picture::{Picture, Visible};
+use mae_trainer::picture::Visible;
 
 const SIDE: usize = 16;
 const SAMPLES: usize = 23;

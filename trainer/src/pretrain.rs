@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoint, RunConfig as _};
 use crate::config::PretrainConfig;
 use crate::data::Data;
 use crate::device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::log::DataCount;
 use crate::observer::{Observer, Outcome, Start};
 use crate::optim::{AdamW, AdamWSettings};
