@@ -7,6 +7,7 @@ mod page;
 mod plan;
 mod ready;
 mod record;
+mod settings;
 mod summary;
 
 use std::fmt::Write as _;
@@ -23,9 +24,10 @@ use mae_trainer::checkpoint::files::commit_file;
 use mae_trainer::config::DeviceKind;
 
 use self::child::Workshop;
-use self::definition::{Definition, Metric, Setting};
+use self::definition::{Definition, Metric};
 use self::plan::Plan;
 use self::record::Record;
+use self::settings::Setting;
 use crate::run::stop_on_signals;
 use crate::{Outcome, Usage, table};
 

@@ -13,7 +13,8 @@ use mae_trainer::{FinetuneConfig, PretrainConfig, RawFinetune, RawPretrain};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::definition::{Definition, Metric, Part, Variant, merged};
+use super::definition::{Definition, Metric, Variant};
+use super::settings::{Part, merged};
 
 /// What a task does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
