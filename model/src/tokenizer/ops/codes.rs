@@ -39,7 +39,7 @@ pub(in super::super) fn relaxed(
 
 pub(super) fn relaxed_defined(logits: &Tensor, noise: &Tensor, temperature: f64) -> Result<Tensor> {
     let x = ((logits + noise)? * (1.0 / temperature))?;
-    Ok(softmax_defined(&x)?)
+    softmax_defined(&x)
 }
 
 /// The logits' gradient, given `shares` that [`relaxed`] made and their gradient, which is used up.
