@@ -31,7 +31,7 @@ use crate::validate;
 /// [`Outcome::Stopped`]. The outcome of a run does not depend on how often it was stopped, killed and resumed.
 ///
 /// # Errors
-/// See [`Error`]. Whatever happens, checkpoints that stand are whole.
+/// See [`crate::Error`]. Whatever happens, checkpoints that stand are whole.
 pub fn pretrain(
     config: &PretrainConfig,
     stop: &AtomicBool,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::child::{End, Workshop};
-use super::plan::Plan;
+use super::plan::{Plan, Stage};
 use super::record::{Ended, Line, Record};
 use crate::terminal::bars;
 use crate::units::duration;
@@ -147,13 +147,14 @@ impl Crew<'_> {
         }
     }
 
-    /// The first task that can be begun.
+    /// The first task that can be begun; a tokenizer before all, as a pre-training waits for it.
     fn ready(&self, shared: &Shared) -> Option<usize> {
-        let after = |index: usize| self.plan.tasks[index].after;
-        (0..shared.states.len()).find(|&index| {
-            shared.states[index] == State::Left
-                && after(index).is_none_or(|after| shared.states[after] == State::Done)
-        })
+        let tasks = &self.plan.tasks;
+        let is_done = |after: usize| shared.states[after] == State::Done;
+        (0..tasks.len())
+            .filter(|&index| shared.states[index] == State::Left)
+            .filter(|&index| tasks[index].after.is_none_or(is_done))
+            .min_by_key(|&index| (tasks[index].stage != Stage::Tokenizer, index))
     }
 
     /// Notes how the task at `index` ended.

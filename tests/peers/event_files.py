@@ -1,6 +1,6 @@
 """A run's event files, read by TensorBoard itself.
 
-    python tests/peers/tensorboard.py target/release/mae
+    python tests/peers/event_files.py target/release/mae
 
 needs tensorboard, numpy and pillow. A short pre-training is stopped, killed behind its last checkpoint's log lines, and resumed; what TensorBoard
 then shows must be what `log.jsonl` has, each step once, and the pictures those of the folder. The first difference ends the script with
