@@ -151,6 +151,47 @@ fn one_that_fails_leaves_the_others_and_is_tried_again() {
 }
 
 #[test]
+fn one_tokenizer_is_trained_for_all_that_predict_tokens() {
+    let tokens = "\n[tokenizer]\ninput-size = 16\nvocabulary = 16\nhidden = 8\nepochs = 1\nbatch-size = 8\n\
+                  \n[[variant]]\nname = \"tokens\"\npretrain = { target = \"tokens\" }\n\
+                  \n[[variant]]\nname = \"jittered\"\npretrain = { crop = \"fixed\", color-jitter = 0.4 }\n";
+    let scene = scene(tokens);
+    let more = [
+        "--evaluate",
+        "loss",
+        "--variants",
+        "tokens",
+        "jittered",
+        "--seeds",
+        "0,1",
+    ];
+    scene.mae(&study("out", &more)).done();
+    let lines = results(&scene, "out");
+    let named = |end: &str| {
+        lines
+            .iter()
+            .filter(|line| {
+                line["task"]
+                    .as_str()
+                    .is_some_and(|task| task.ends_with(end))
+            })
+            .count()
+    };
+    assert_eq!(
+        (named("tokenizer"), named("pretrain"), named("loss")),
+        (1, 4, 4)
+    );
+    assert_eq!(
+        lines[0]["task"], "tokenizer",
+        "before all that waits for it"
+    );
+    assert!(
+        lines.iter().all(|line| line["outcome"] == "done"),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn stopped_it_goes_on_to_the_same_results() {
     let scene = scene("");
     let once = [

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use mae_loader::{LabelSource, MaskSampling};
 use mae_model::{Mae, MaeConfig, Precision};
 use mae_trainer::checkpoint::Source;
-use mae_trainer::config::{DeviceKind, MaskSamplingKind};
+use mae_trainer::config::{self, DeviceKind, MaskSamplingKind};
 use mae_trainer::eval::features::FeaturePooling;
 use mae_trainer::eval::{Masking, StreamOptions};
 use serde_json::Value;
@@ -107,10 +107,7 @@ impl EncodeArgs {
 
     /// As many threads as asked for, or one for each core.
     pub(super) fn threads(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        }
+        config::threads(self.threads)
     }
 
     pub(super) fn stream(&self) -> StreamOptions {

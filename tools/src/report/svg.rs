@@ -264,4 +264,34 @@ mod tests {
         assert!(chart(vec![]).is_none());
         assert!(chart(vec![(1.0, f64::NAN)]).is_none());
     }
+
+    #[test]
+    fn ranges_are_drawn_within_the_axis_and_one_line_has_no_legend() {
+        let series = vec![Series {
+            name: "",
+            points: vec![(0.0, 10.0), (1.0, 11.0)],
+            ranges: vec![(4.0, 16.0), (f64::NAN, f64::NAN)],
+            dots: false,
+        }];
+        let chart = Chart {
+            x_label: "x",
+            y_label: "y",
+            series,
+        };
+        let svg = chart.draw().unwrap();
+        let paths: Vec<&str> = svg.split("<path d=\"").skip(1).collect();
+        assert_eq!(paths.len(), 1, "one range is finite");
+        let (_, ends) = paths[0].split_once(' ').unwrap();
+        let number = |text: &str| -> f64 { text.parse().unwrap() };
+        let low = number(ends.split('H').next().unwrap());
+        let high = number(ends.split('V').nth(1).unwrap().split('M').next().unwrap());
+        let (_, top, _, bottom) = MARGIN;
+        assert!(
+            top <= high && high < low && low <= SIZE.1 - bottom,
+            "{low} {high}"
+        );
+        // The axis reaches from 4 to 16, 12 of which the range takes.
+        assert!((low - high) / (SIZE.1 - top - bottom) > 0.5);
+        assert!(!svg.contains("stroke-width=\"2.5\""));
+    }
 }

@@ -150,31 +150,26 @@ impl Workshop {
             command.args(words).arg("--config").arg(path);
             anyhow::Ok(())
         };
+        let evaluation = |command: &mut Command, what: &str, settings: &Table| {
+            command.args(["eval", what]).args(&from);
+            flags(command, settings);
+            command.args(["--threads", &self.threads.to_string()]);
+            command.args(["--device", &self.device.to_string()]);
+        };
         match task.stage {
             Stage::Tokenizer => training(&mut command, &["tokenizer", "train"])?,
             Stage::Pretrain => training(&mut command, &["pretrain"])?,
             Stage::Measure(Metric::Finetune) => training(&mut command, &["finetune"])?,
             Stage::Pictures => {
-                command.args(["eval", "reconstruct", "--json"]).args(&from);
-                let settings = judged_on(&task.settings);
-                flags(&mut command, &settings);
-                command.arg("--separate").arg(folder);
+                evaluation(&mut command, "reconstruct", &judged_on(&task.settings));
+                command.arg("--json").arg("--separate").arg(folder);
                 command.arg("--output").arg(folder.join("all.png"));
-                fs::create_dir_all(folder)
-                    .with_context(|| format!("cannot create {}", folder.display()))?;
             }
             Stage::Measure(metric) => {
-                command.args(["eval", "report"]).args(&from);
-                flags(&mut command, &task.settings);
+                evaluation(&mut command, "report", &task.settings);
                 command.args(["--protocols", metric.key()]);
                 command.arg("--output-dir").arg(folder);
             }
-        }
-        if matches!(task.stage, Stage::Pictures | Stage::Measure(_))
-            && task.stage != Stage::Measure(Metric::Finetune)
-        {
-            command.args(["--threads", &self.threads.to_string()]);
-            command.args(["--device", &self.device.to_string()]);
         }
         Ok(command)
     }

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use mae_trainer::config::table::{one_or_many, underscored};
 use serde::{Deserialize, Deserializer};
 use toml::Table;
 
 use super::ready;
-use super::settings::{Part, Setting, merged, underscored};
+use super::settings::{Part, Setting, merged};
 use crate::Usage;
 
 /// A study file.
@@ -26,10 +27,10 @@ pub(super) struct Definition {
     #[serde(default)]
     pub(super) source: String,
     /// Shards; flags win over them.
-    #[serde(default, deserialize_with = "one_or_many")]
+    #[serde(default, deserialize_with = "specs")]
     pub(super) data: Vec<String>,
     /// Held-out shards.
-    #[serde(default, deserialize_with = "one_or_many")]
+    #[serde(default, deserialize_with = "specs")]
     pub(super) val_data: Vec<String>,
     /// Where labels come from, as `mae finetune --label-field` takes it.
     #[serde(default)]
@@ -165,17 +166,9 @@ fn one_seed() -> Vec<u64> {
     vec![0]
 }
 
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::One(one) => vec![one],
-        OneOrMany::Many(many) => many,
-    })
+/// A lone spec stands without brackets, as in the trainings' settings.
+fn specs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(one_or_many(deserializer)?.unwrap_or_default())
 }
 
 /// Settings that the study gives each run itself.
@@ -236,7 +229,7 @@ impl Definition {
                     .flat_map(|variant| [&mut variant.pretrain, &mut variant.finetune]),
             );
         for table in tables {
-            *table = underscored(table)?;
+            *table = underscored(std::mem::take(table))?;
         }
         if !study.grid.is_empty() {
             if !study.variants.is_empty() {
@@ -263,7 +256,7 @@ impl Definition {
             };
             let mut given = Table::new();
             given.insert(key.clone(), value.clone());
-            *table = merged(*part, table, &underscored(&given)?)?;
+            *table = merged(*part, table, &underscored(given)?)?;
         }
         self.check()
     }

@@ -21,7 +21,7 @@ use anyhow::Context;
 use clap::Args;
 use mae_loader::LabelSource;
 use mae_trainer::checkpoint::files::commit_file;
-use mae_trainer::config::DeviceKind;
+use mae_trainer::config::{self, DeviceKind};
 
 use self::child::Workshop;
 use self::definition::{Definition, Metric};
@@ -204,10 +204,7 @@ impl StudyArgs {
 
     /// Threads of each task.
     fn threads_each(&self) -> Result<usize, Usage> {
-        let all = match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
+        let all = config::threads(self.threads);
         match all / self.jobs {
             0 => Err(Usage(format!(
                 "--jobs {} needs as many threads, and there are {all}; give --threads to share cores",
@@ -230,17 +227,10 @@ fn list() -> anyhow::Result<Outcome> {
 
 /// The command as it was given.
 fn command() -> String {
-    let words = std::env::args()
-        .enumerate()
-        .map(|(index, word)| match index {
-            0 => "mae".to_owned(),
-            _ if word
-                .chars()
-                .all(|c| c.is_alphanumeric() || "-_=.,:/@%".contains(c)) =>
-            {
-                word
-            }
-            _ => format!("'{}'", word.replace('\'', r"'\''")),
-        });
-    words.collect::<Vec<_>>().join(" ")
+    let words = std::env::args().skip(1);
+    let words = words.map(|word| config::shell_word(Path::new(&word)));
+    std::iter::once("mae".to_owned())
+        .chain(words)
+        .collect::<Vec<_>>()
+        .join(" ")
 }

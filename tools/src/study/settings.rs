@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use mae_trainer::tokenizer::RawTokenizer;
 use mae_trainer::{RawFinetune, RawPretrain};
 use serde::de::DeserializeOwned;
@@ -80,15 +80,4 @@ pub(super) fn merged(part: Part, base: &Table, over: &Table) -> anyhow::Result<T
         Part::Tokenizer => Table::try_from(read::<RawTokenizer>(over)?.over(read(base)?)?),
     };
     merged.with_context(|| format!("{part}: settings that cannot be written"))
-}
-
-/// The table with `_` between the words of its keys, as they may stand with either.
-pub(super) fn underscored(table: &Table) -> anyhow::Result<Table> {
-    let mut one = Table::new();
-    for (key, value) in table {
-        if one.insert(key.replace('-', "_"), value.clone()).is_some() {
-            bail!("`{key}` is given twice, with `-` and with `_`");
-        }
-    }
-    Ok(one)
 }

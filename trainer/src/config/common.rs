@@ -122,8 +122,8 @@ pub(crate) fn check_crop_scale([low, high]: [f64; 2]) -> Result<()> {
     ))
 }
 
-/// 0 is every core.
-pub(crate) fn threads(setting: usize) -> usize {
+/// Threads that a setting stands for: 0 is every core.
+pub fn threads(setting: usize) -> usize {
     match setting {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,

@@ -10,6 +10,7 @@ pub(crate) mod compare;
 mod masks;
 pub(crate) mod raw;
 mod sources;
+pub mod table;
 mod target;
 mod values;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use augment::CropKind;
 use augment::CropSettings;
 use common::invalid;
+pub use common::threads;
 pub use compare::Difference;
 pub use raw::RawPretrain;
 pub use sources::Sources;
@@ -441,7 +443,7 @@ impl PretrainConfig {
 pub const CONFIG_FILE: &str = "config.toml";
 
 /// Quotes a path where a shell would split or expand it.
-pub(crate) fn shell_word(path: &Path) -> String {
+pub fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

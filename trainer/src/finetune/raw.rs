@@ -7,7 +7,7 @@ use mae_loader::{DecodeQuality, DecoderKind, LabelSource, RandAugment};
 use mae_model::{Pooling, Precision};
 use serde::{Deserialize, Serialize};
 
-use crate::config::raw::{one_or_many, over, read_toml};
+use crate::config::table::{one_or_many, over, read_toml};
 use crate::config::{ByteSize, DeviceKind, InputSize, Resume};
 use crate::error::Result;
 

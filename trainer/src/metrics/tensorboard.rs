@@ -126,8 +126,7 @@ fn record(data: &[u8]) -> Vec<u8> {
 
 /// CRC-32C, rotated and shifted so that the checksum of data with checksums in them does not degenerate.
 fn masked_crc(data: &[u8]) -> u32 {
-    const CASTAGNOLI: crc::Crc<u32, crc::Table<16>> =
-        crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISCSI);
+    static CASTAGNOLI: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
     CASTAGNOLI
         .checksum(data)
         .rotate_right(15)

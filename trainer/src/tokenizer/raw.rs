@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::raw::{one_or_many, over, read_toml};
+use crate::config::table::{one_or_many, over, read_toml};
 use crate::config::{ByteSize, DeviceKind, InputSize, Resume};
 use crate::error::Result;
 
