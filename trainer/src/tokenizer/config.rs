@@ -93,13 +93,13 @@ impl TokenizerRun {
             blocks: raw.blocks.unwrap_or(1),
             batch_size: raw.batch_size.unwrap_or(64),
             epochs,
-            lr: raw.lr.unwrap_or(1e-3),
+            lr: raw.lr.unwrap_or(3e-3),
             min_lr: raw.min_lr.unwrap_or(0.0),
             warmup_epochs: raw
                 .warmup_epochs
                 .unwrap_or_else(|| f64::min(1.0, epochs as f64 / 10.0)),
             temperature,
-            kl_weight: raw.kl_weight.unwrap_or(1e-3),
+            kl_weight: raw.kl_weight.unwrap_or(4e-3),
             crop_scale: common::crop_scale(raw.crop_scale, [0.2, 1.0])?,
             flip: raw.flip.unwrap_or(true),
             cache: raw.cache,

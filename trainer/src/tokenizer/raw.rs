@@ -76,7 +76,7 @@ pub struct RawTokenizer {
         arg(long, value_name = "N", help_heading = "Optimisation")
     )]
     pub epochs: Option<u64>,
-    /// Peak learning rate of Adam [default: 1e-3]
+    /// Peak learning rate of Adam [default: 3e-3]
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "RATE", help_heading = "Optimisation")
@@ -105,7 +105,7 @@ pub struct RawTokenizer {
         )
     )]
     pub temperature: Option<Vec<f64>>,
-    /// Weight of the codes' divergence from uniform ones, in nats a patch, beside the squared error [default: 0.001]
+    /// Weight of the codes' divergence from uniform ones, in nats a patch, beside the squared error [default: 0.004]
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "X", help_heading = "Optimisation")
