@@ -1,0 +1,5 @@
+//! One training on several processes.
+
+mod launch;
+
+pub use launch::{Launch, Launcher};
