@@ -80,6 +80,7 @@ pub use params::{ParamSpec, Params};
 pub use precision::Precision;
 pub use record::{Outcome, Record};
 pub use replay::Replay;
+pub use stage::Done;
 pub use stage::stack::Activations;
 pub use target::PcaBasis;
 pub use tokenizer::{Tokenizer, TokenizerConfig};

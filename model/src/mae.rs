@@ -18,7 +18,7 @@ use crate::stage::mask_tokens::ENCODER_MASK_TOKEN;
 use crate::stage::stack::{Activations, RemovedWorkspace, Stack, StackWorkspace};
 use crate::stage::trunk::Training;
 use crate::stage::trunk::{Trunk, TrunkWorkspace};
-use crate::stage::{Below, Grads, Norm, Planner};
+use crate::stage::{Below, Done, Grads, Norm, Planner};
 use crate::target::{self, Fixed};
 use crate::{Error, Result, on_compute_thread};
 
@@ -39,6 +39,14 @@ pub struct Mae {
     decoder_input: DecoderInput,
     norm: Norm,
     trunk: Trunk,
+    ends: Ends,
+}
+
+/// Where the parameters of some stages end in the flat tensor.
+#[derive(Clone, Copy)]
+struct Ends {
+    head: usize,
+    decoder_input: usize,
 }
 
 /// Activations and scratch of the whole model for one batch shape.
@@ -105,7 +113,7 @@ impl Mae {
     pub fn new(config: MaeConfig, device: &Device, seed: u64) -> Result<Self> {
         config.validate()?;
         let mut b = ParamsBuilder::default();
-        let (head, decoder, decoder_input, norm, trunk) = Self::stages(&mut b, &config);
+        let (head, decoder, decoder_input, norm, trunk, ends) = Self::stages(&mut b, &config);
         let vit = &config.vit;
         let params = b.build(device, seed)?;
         let positions = |dim: usize| {
@@ -127,6 +135,7 @@ impl Mae {
             decoder_input,
             norm,
             trunk,
+            ends,
         })
     }
 
@@ -134,23 +143,22 @@ impl Mae {
     fn stages(
         b: &mut ParamsBuilder,
         config: &MaeConfig,
-    ) -> (PatchHead, Stack, DecoderInput, Norm, Trunk) {
+    ) -> (PatchHead, Stack, DecoderInput, Norm, Trunk, Ends) {
         let vit = &config.vit;
         let decoder_hidden = crate::config::hidden(config.decoder_dim, vit.mlp_ratio);
         let decoder_dims = (config.decoder_dim, config.decoder_heads, decoder_hidden);
-        (
-            PatchHead::new(b, config),
-            Stack::new(
-                b,
-                "decoder_blocks",
-                config.decoder_depth,
-                decoder_dims,
-                vit.norm_eps,
-            ),
-            DecoderInput::new(b, config),
-            Norm::new(b, "norm", vit.dim, vit.norm_eps),
-            Trunk::of_mae(b, config),
-        )
+        let (eps, depth) = (vit.norm_eps, config.decoder_depth);
+        let head = PatchHead::new(b, config);
+        let head_end = b.end();
+        let decoder = Stack::new(b, "decoder_blocks", depth, decoder_dims, eps);
+        let decoder_input = DecoderInput::new(b, config);
+        let ends = Ends {
+            head: head_end,
+            decoder_input: b.end(),
+        };
+        let norm = Norm::new(b, "norm", vit.dim, eps);
+        let trunk = Trunk::of_mae(b, config);
+        (head, decoder, decoder_input, norm, trunk, ends)
     }
 
     /// Names and shapes of [`Mae::state_dict`], without making the model; but for a tokenizer's, which it knows itself.
@@ -272,25 +280,44 @@ impl Mae {
         scale: f32,
         mode: Accumulate,
     ) -> Result<()> {
+        self.backward_in_parts(input, w, grads, (scale, mode), &|_| Ok(()))
+    }
+
+    /// As [`Mae::backward`], telling `done` how far the gradients are, stage by stage.
+    ///
+    /// # Errors
+    /// If the device fails, or `done` does.
+    pub fn backward_in_parts(
+        &self,
+        input: &MaeInput,
+        w: &mut MaeWorkspace,
+        grads: &Tensor,
+        (scale, mode): (f32, Accumulate),
+        done: &Done<'_>,
+    ) -> Result<()> {
         on_compute_thread(self.device(), || {
             let g = Grads {
                 params: &self.params,
                 flat: grads,
                 mode,
+                done,
             };
             let (ids_restore, dx) = (input.ids_restore(), &w.decoder.gradient);
             let (removed, dremoved) = (&w.removed.output, &w.removed.gradient);
             self.head.backward(g, removed, &w.head, scale, dremoved)?;
+            g.done_to(self.ends.head)?;
             self.decoder
                 .backward_removed(g, &w.decoder, ids_restore, &w.removed)?;
             let saved = (&w.latent, ids_restore);
             self.decoder_input
                 .backward(g, saved, &w.decoder_input, dx, &w.dlatent)?;
+            g.done_to(self.ends.decoder_input)?;
             let (stream, d) = (w.trunk.output(), w.trunk.gradient());
             reduce::fill(&d.full, 0.0)?;
             self.norm
                 .backward(g, (stream, &w.stats), &w.dlatent, d, Below::default())?;
-            self.trunk.backward(g, &w.trunk, &of_encoder(input))
+            self.trunk.backward(g, &w.trunk, &of_encoder(input))?;
+            g.done_to(self.params.flat_len())
         })
     }
 

@@ -70,6 +70,11 @@ impl ParamsBuilder {
         ParamId(self.specs.len() - 1)
     }
 
+    /// Where what comes next will begin.
+    pub(crate) fn end(&self) -> usize {
+        self.end
+    }
+
     /// Names and shapes, in table order.
     pub(crate) fn shapes(&self) -> Vec<(String, Vec<usize>)> {
         let shape = |spec: &ParamSpec| (spec.name.clone(), spec.shape.clone());

@@ -1,6 +1,7 @@
 //! What an update of the weights came to: kept on the device, where the update needs it, and read from there without holding it up.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -11,9 +12,13 @@ use crate::cuda::Readback;
 use crate::kernels;
 use crate::ops::access::{read, write};
 use crate::ops::{Accumulate, reduce};
+use crate::params::write_range;
 
-/// Numbers of a record: loss, norm, factor, halted, batches, bad batch.
-pub(crate) const LEN: usize = 6;
+/// Numbers of a record: loss, norm, factor, halted, batches, bad batch, asked to stop.
+pub(crate) const LEN: usize = 7;
+/// Where the loss stands, and whether someone asked to stop.
+const LOSS: usize = 0;
+const STOP: usize = 6;
 
 /// What an update came to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,6 +31,8 @@ pub struct Outcome {
     pub halted: bool,
     /// The first of the update's batches whose loss is no finite number.
     pub bad_batch: Option<usize>,
+    /// Whether [`Record::ask_to_stop`] was called before it, on this process or, where what they came to is added up, on another.
+    pub stop: bool,
 }
 
 /// See the [module](self).
@@ -64,6 +71,19 @@ impl Record {
     /// As [`LEN`] says.
     pub(crate) fn numbers(&self) -> &Tensor {
         &self.numbers
+    }
+
+    /// What several processes that train one model add up before [`Record::settle`]: the record, and the ranges of it.
+    pub fn to_add_up(&self) -> (&Tensor, [Range<usize>; 2]) {
+        (&self.numbers, [LOSS..LOSS + 1, STOP..STOP + 1])
+    }
+
+    /// This update and those behind it say in their [`Outcome`] that the training is to stop.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn ask_to_stop(&self) -> Result<()> {
+        write_range(&self.numbers, STOP..STOP + 1, &[1.0])
     }
 
     /// Takes `share` of the mean of a batch's errors into the loss of this update, as its first batch or a later one.
@@ -167,10 +187,11 @@ impl Record {
     fn outcome(&self, numbers: &[f32]) -> Outcome {
         let known = self.clip.is_some() || !self.numbers.device().is_cpu();
         Outcome {
-            loss: numbers[0],
+            loss: numbers[LOSS],
             grad_norm: known.then_some(numbers[1]),
             halted: numbers[3] != 0.0,
             bad_batch: (numbers[5] >= 0.0).then_some(numbers[5] as usize),
+            stop: numbers[STOP] != 0.0,
         }
     }
 }

@@ -300,6 +300,7 @@ impl VitClassifier {
                 params: &self.params,
                 flat: grads,
                 mode,
+                done: &|_| Ok(()),
             };
             let (d, training) = (w.trunk.gradient(), training.of_trunk());
             self.head.backward(g, &w.head, scale, &d.full)?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use mae_trainer::dist::Launch;
 use mae_trainer::{PretrainConfig, RawPretrain};
 
 use crate::run::carry_out;
@@ -37,9 +38,10 @@ pub(crate) fn run(args: PretrainArgs) -> anyhow::Result<Outcome> {
 }
 
 fn resolve(args: PretrainArgs) -> mae_trainer::Result<PretrainConfig> {
-    let raw = match args.config {
+    let mut raw = match args.config {
         Some(path) => args.settings.over(RawPretrain::from_toml_file(&path)?)?,
         None => args.settings,
     };
+    raw.launch = Some(Launch::from_env()?);
     PretrainConfig::resolve(raw)
 }

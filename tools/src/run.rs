@@ -10,6 +10,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use mae_trainer::Observer;
 use mae_trainer::checkpoint::RunConfig;
+use mae_trainer::dist::Launch;
 use mae_trainer::finetune::FinetuneStart;
 use mae_trainer::metrics::log::{DataCount, EpochLine, StepLine};
 use mae_trainer::observer::{Start, StepReport, Summary};
@@ -28,7 +29,8 @@ use crate::units::{duration, show_bytes, show_memory};
 type Training<C> =
     fn(&C, &AtomicBool, &mut dyn Observer) -> mae_trainer::Result<mae_trainer::Outcome>;
 
-/// Trains until all is done or a signal comes, and says what came of it: JSON on stdout, a sentence in the log. `result` is what is to be
+/// Trains until all is done or a signal comes, and says what came of it, if it is the first of several processes: JSON on stdout, a
+/// sentence in the log. `result` is what is to be
 /// said of a finished run besides: in the sentence, and in the JSON.
 pub(crate) fn carry_out<C: RunConfig>(
     config: &C,
@@ -40,7 +42,14 @@ pub(crate) fn carry_out<C: RunConfig>(
     let mut progress = Progress::default();
     let outcome = training(config, &stop, &mut progress);
     progress.close();
-    let (said, ended) = match outcome? {
+    let outcome = outcome?;
+    if !Launch::from_env()?.is_first() {
+        return Ok(match outcome {
+            mae_trainer::Outcome::Finished(_) => Outcome::Done,
+            mae_trainer::Outcome::Stopped { .. } => Outcome::Stopped,
+        });
+    }
+    let (said, ended) = match outcome {
         mae_trainer::Outcome::Finished(summary) => {
             let (sentence, more) = result(&summary);
             tracing::info!(

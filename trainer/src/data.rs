@@ -40,13 +40,14 @@ impl Data {
         let (height, width) = mae.vit.image_size;
         // The last batches of an epoch that fill no update are left out, as the reference code's are.
         let epoch_samples = config.epoch_samples.unwrap_or_else(|| train.len());
-        let batches = epoch_samples / (config.batch_size / config.repeats) as u64;
+        let world = config.launch.world;
+        let batches = epoch_samples / (config.batch_size / config.repeats * world) as u64;
         let steps_per_epoch = batches / config.accum_iter as u64;
         if steps_per_epoch == 0 {
             return Err(Error::EpochTooShort {
                 samples: epoch_samples,
                 batches,
-                batch_size: config.batch_size,
+                batch_size: config.batch_size * world,
                 accum_iter: config.accum_iter,
             });
         }
@@ -56,7 +57,7 @@ impl Data {
         }
         // What the GPU copies from; the other loaders' batches it gets once.
         #[cfg(feature = "cuda")]
-        let training = match config.device {
+        let training = match config.device_of_rank() {
             config::DeviceKind::Cuda(ordinal) => training.page_locked(ordinal),
             config::DeviceKind::Cpu => training,
         };
@@ -65,6 +66,7 @@ impl Data {
             .image_size(height as u32, width as u32)
             .channels(config.channels)
             .batch_size(config.batch_size)
+            .rank(config.launch.rank, world)
             .transform(Transform::Train(config.train_transform()))
             .repeats(config.repeats)
             .decoder(config.decoder)

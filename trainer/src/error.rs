@@ -254,6 +254,15 @@ pub enum Error {
         /// The batch within it.
         batch: u64,
     },
+    /// The processes of a run do not have in common what they must.
+    #[error(
+        "the processes of this run differ in {0}. They must run the same program with the same flags, on the same data, in one output \
+         folder that all of them see"
+    )]
+    Disagreement(String),
+    /// Another process of the run has failed, or cannot be reached.
+    #[error("{0}")]
+    Ranks(String),
     /// A log line that is not JSON, before the part that a resume may cut.
     #[error("{} line {line} is not a log line; move the file away to go on without it", path.display())]
     BrokenLog {

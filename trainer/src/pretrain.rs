@@ -3,6 +3,7 @@
 //! The arithmetic of an update is `step`'s, what the output folder may hold [`crate::output`]'s, where a run stands `run`'s.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,18 +11,19 @@ use mae_loader::{Batches, HostBatch};
 use mae_model::{Feeder, Mae};
 
 use crate::checkpoint::retention::Retention;
-use crate::checkpoint::{Checkpoint, RunConfig as _};
+use crate::checkpoint::{self, Checkpoint, RunConfig as _};
 use crate::config::PretrainConfig;
 use crate::data::Data;
 use crate::device;
+use crate::dist::{self, Group, Stage};
 use crate::error::Result;
 use crate::metrics::log::DataCount;
-use crate::observer::{Observer, Outcome, Start};
+use crate::observer::{Observer, Outcome, Start, Unobserved};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
 use crate::run::{HeldOutFigures, Journal, Plan, Saving, Standing, Underway, next_batch};
-use crate::step::{Stepper, host_input};
+use crate::step::{Stepper, UNDERWAY, host_input};
 use crate::target::{self, PcaFit};
 use crate::validate;
 
@@ -37,11 +39,34 @@ pub fn pretrain(
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    let patience = Duration::from_secs(config.hang_timeout);
+    let group = Arc::new(Group::join(&config.launch, config.device, patience)?);
+    let outcome = match group.is_first() {
+        true => pretrain_in(&group, config, stop, observer),
+        false => pretrain_in(&group, config, stop, &mut Unobserved),
+    };
+    dist::leave(group, outcome)
+}
+
+fn pretrain_in(
+    group: &Arc<Group>,
+    config: &PretrainConfig,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
     let checkpoint = output::starting_point::<PretrainConfig>(&config.output_dir, &config.resume)?;
+    group.agree(
+        "the checkpoint to go on from",
+        checkpoint
+            .as_ref()
+            .map(|checkpoint| checkpoint.info.state.step),
+    )?;
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
+    group.agree("the data", data.train.digest())?;
     if let Some(checkpoint) = &checkpoint {
-        let mut differences = config.differences(&checkpoint.info.state.config);
+        let state = &checkpoint.info.state;
+        let mut differences = config.differences(&state.config, state.world);
         differences.extend(target::other_tokenizer(config, checkpoint)?);
         output::check_same_run(
             checkpoint,
@@ -50,13 +75,17 @@ pub fn pretrain(
             &data.loader.fingerprint(),
         )?;
     }
-    let (mut run, fit) = Run::new(config, &data, checkpoint.as_ref(), observer)?;
-    let settings = (config.to_toml()?, config.resume_command());
-    output::prepare(&config.output_dir, settings)?;
-    if let Some(fit) = fit {
-        output::write_fit(&config.output_dir, &fit)?;
-    }
-    let mut journal = Journal::open(&config.output_dir, &run.standing, observer)?;
+    let (mut run, fit) = Run::new(config, group, &data, checkpoint.as_ref(), observer)?;
+    let mut journal = if group.is_first() {
+        let settings = (config.to_toml()?, config.resume_command());
+        output::prepare(&config.output_dir, settings)?;
+        if let Some(fit) = fit {
+            output::write_fit(&config.output_dir, &fit)?;
+        }
+        Journal::open(&config.output_dir, &run.standing, observer)?
+    } else {
+        Journal::silent(&config.output_dir, observer)
+    };
     journal.observer.started(&Start {
         config,
         parameters: run.stepper.mae.params.count(),
@@ -77,11 +106,9 @@ pub fn pretrain(
     run.go(stop, &mut journal)
 }
 
-/// Updates whose outcome may be unknown before the host waits for the first: enough for a GPU never to run dry.
-const UNDERWAY: usize = 3;
-
 struct Run<'a> {
     config: &'a PretrainConfig,
+    group: &'a Arc<Group>,
     data: &'a Data,
     stepper: Stepper,
     feeder: Feeder<HostBatch>,
@@ -94,16 +121,19 @@ struct Run<'a> {
     drawn: Option<u64>,
     /// How long the device had waited for data by then, where it counts.
     device_waited: Duration,
+    /// The step after which all ranks stop, where one was asked to.
+    stop_at: Option<u64>,
 }
 
 impl<'a> Run<'a> {
     fn new(
         config: &'a PretrainConfig,
+        group: &'a Arc<Group>,
         data: &'a Data,
         checkpoint: Option<&Checkpoint>,
         observer: &mut dyn Observer,
     ) -> Result<(Self, Option<PcaFit>)> {
-        let device = device::open(config.device)?;
+        let device = device::open(config.device_of_rank())?;
         let mut mae = Mae::new(config.mae(), &device, config.seed)?;
         mae.set_precision(config.precision)?;
         let settings = AdamWSettings {
@@ -126,6 +156,8 @@ impl<'a> Run<'a> {
         } else {
             fit = target::prepare(&mut mae, config, data, observer)?;
         }
+        // The same on every rank, whatever each made of the seed.
+        group.share(mae.params.flat(), &[0..mae.params.flat_len()])?;
         let mut stepper = Stepper::new(
             mae,
             adamw,
@@ -133,6 +165,7 @@ impl<'a> Run<'a> {
             config.activations(),
             config.clip_grad,
         )?;
+        stepper.join(group);
         if config.cuda_graphs {
             stepper.use_graphs()?;
         }
@@ -148,6 +181,7 @@ impl<'a> Run<'a> {
         };
         let run = Run {
             config,
+            group,
             data,
             stepper,
             feeder: Feeder::new(&device, host_input)?,
@@ -156,6 +190,7 @@ impl<'a> Run<'a> {
             data_samples,
             drawn: None,
             device_waited: Duration::ZERO,
+            stop_at: None,
         };
         Ok((run, fit))
     }
@@ -175,7 +210,7 @@ impl<'a> Run<'a> {
                 Some(every) => step > 0 && step.is_multiple_of(every),
                 None => at_epoch_end,
             };
-            let stopping = stop.load(Ordering::Relaxed);
+            let stopping = self.stopping(stop);
             let finished = self.standing.is_finished();
             if at_epoch_end || due {
                 // What a GPU waits for is not data.
@@ -196,23 +231,47 @@ impl<'a> Run<'a> {
             if stopping {
                 return Ok(self.standing.stopped());
             }
-            self.update(&mut batches, journal)?;
+            self.update(&mut batches, stop, journal)?;
+        }
+    }
+
+    /// Whether the run ends here, saved. Ranks agree on the step: each update carries who was asked.
+    fn stopping(&self, stop: &AtomicBool) -> bool {
+        match self.group.world() {
+            1 => stop.load(Ordering::Relaxed),
+            _ => self
+                .stop_at
+                .is_some_and(|step| self.standing.progress.step >= step),
         }
     }
 
     /// Queues an update, and reports those that are done.
-    fn update(&mut self, batches: &mut Batches, journal: &mut Journal<'_>) -> Result<()> {
+    fn update(
+        &mut self,
+        batches: &mut Batches,
+        stop: &AtomicBool,
+        journal: &mut Journal<'_>,
+    ) -> Result<()> {
         let accum = self.config.accum_iter;
         let (begun, waited_before) = (Instant::now(), batches.waited());
         let (step, lr) = (self.standing.progress.step + 1, self.standing.lr());
-        let share = 1.0 / accum as f32;
+        let share = 1.0 / (accum * self.group.world()) as f32;
+        self.group.step(step);
         let mut samples = vec![];
         for part in 0..accum {
+            self.group.enter(Stage::Data);
             let batch = next_batch(batches, self.standing.cursor(part))?;
             samples.extend_from_slice(batch.samples());
+            self.group.enter(Stage::Copying);
             let input = self.feeder.feed(&self.stepper.mae.config, batch)?;
-            self.stepper.batch(&input, share)?;
-            if part + 1 == accum {
+            self.group.enter(Stage::Computing);
+            if part + 1 < accum {
+                self.stepper.batch(&input, share)?;
+            } else {
+                self.stepper.last_batch(&input, share)?;
+                if stop.load(Ordering::Relaxed) {
+                    self.stepper.update.record.ask_to_stop()?;
+                }
                 self.stepper.apply(lr, step)?;
             }
             self.feeder.done()?;
@@ -221,7 +280,7 @@ impl<'a> Run<'a> {
             step,
             epoch: self.standing.progress.epoch,
             lr,
-            images: (self.config.batch_size * accum) as u64,
+            images: self.config.update_images() as u64,
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
@@ -238,11 +297,24 @@ impl<'a> Run<'a> {
             let Some(update) = self.underway.pop_front() else {
                 return Ok(());
             };
-            update.check(&outcome, &plan, |id| data.train.describe(id))?;
+            update.check(&outcome, (&plan, Some(self.group)), |id| {
+                data.train.describe(id)
+            })?;
+            if outcome.stop && self.stop_at.is_none() {
+                // Ranks learn of it at different times, but none has queued more than this.
+                self.stop_at = Some(update.step + self.stepper.most_behind());
+            }
             self.standing.concluded(f64::from(outcome.loss));
             let counts = data.train.count(&update.samples);
-            for (sum, count) in self.data_samples.iter_mut().zip(counts) {
-                *sum += count;
+            // Of all ranks, where there is something to tell apart.
+            let counts = match data.parts.is_empty() {
+                true => vec![counts],
+                false => self.group.gather(counts)?,
+            };
+            for counts in counts {
+                for (sum, count) in self.data_samples.iter_mut().zip(counts) {
+                    *sum += count;
+                }
             }
             // A GPU's own waiting, by its clock; else the host's.
             let waited = match self.feeder.waited()? {
@@ -268,9 +340,13 @@ impl<'a> Run<'a> {
         {
             journal.observer.validating();
             let Stepper { mae, workspace, .. } = &mut self.stepper;
-            match validate::held_out_loss(mae, loader, workspace, self.config.keep(), stop)? {
+            let keep = self.config.keep();
+            match validate::held_out_loss(mae, loader, workspace, keep, (stop, self.group))? {
                 Some(held_out) => val_loss = Some(held_out.loss),
-                None => return Ok(false),
+                None => {
+                    self.stop_at = Some(self.standing.progress.step);
+                    return Ok(false);
+                }
             }
         }
         if due(self.config.picture_every) {
@@ -289,7 +365,7 @@ impl<'a> Run<'a> {
     /// Draws the picture `name`, unless this step has one or pictures are off.
     fn draw(&mut self, name: &str, journal: &mut Journal<'_>) -> Result<()> {
         let step = self.standing.progress.step;
-        if self.config.picture_every == 0 || self.drawn == Some(step) {
+        if self.config.picture_every == 0 || self.drawn == Some(step) || !self.group.is_first() {
             return Ok(());
         }
         let three =
@@ -305,12 +381,23 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let (config, stepper) = (self.config, &self.stepper);
-        stepper.check_finite(self.standing.progress.step)?;
+        let step = self.standing.progress.step;
+        self.group.enter(Stage::Saving);
+        stepper.check_finite(step)?;
+        if self.group.world() > 1 {
+            self.group.agree("the weights", stepper.digest()?)?;
+        }
+        if !self.group.is_first() {
+            let path = checkpoint::path(&checkpoint::folder(&config.output_dir), step);
+            self.standing.saved_by_another(path);
+            return Ok(());
+        }
         let every = config
             .keep_every
             .map(|epochs| epochs.saturating_mul(self.data.steps_per_epoch));
         let saving = Saving {
             config,
+            world: self.group.world(),
             dataset: self.data.train.digest(),
             fingerprint: self.data.loader.fingerprint(),
             data_samples: self.data_samples.clone(),

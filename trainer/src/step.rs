@@ -1,14 +1,20 @@
 //! One update of a masked autoencoder: gradients accumulated over batches, clipped, applied.
 
+use std::sync::{Arc, Mutex};
+
 use mae_loader::HostBatch;
 use mae_model::ops::reduce;
 use mae_model::{
     Activations, HostInput, Mae, MaeInput, MaeWorkspace, Outcome, Replay, StepMemory, memory,
 };
 
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::optim::AdamW;
 use crate::update::Update;
+
+/// Updates whose outcome may be unknown before the host waits for the first: enough for a GPU never to run dry.
+pub(crate) const UNDERWAY: usize = 3;
 
 /// A model with all that an update of it needs. Nothing is allocated from update to update but a batch's copy.
 pub struct Stepper {
@@ -77,6 +83,57 @@ impl Stepper {
         Ok(())
     }
 
+    /// [`Stepper::batch`] for the last batch of an update: with several ranks, gradients are added up as they are done.
+    ///
+    /// # Errors
+    /// As [`Stepper::batch`], or if another rank fails.
+    pub(crate) fn last_batch(&mut self, input: &MaeInput, share: f32) -> Result<()> {
+        // What a graph replays is all of the batch.
+        if self.replay.is_some() {
+            return self.batch(input, share);
+        }
+        let Self {
+            mae,
+            workspace,
+            update,
+            ..
+        } = self;
+        let mode = update.mode();
+        mae.forward(input, workspace)?;
+        workspace.record_loss(&update.record, share, mode)?;
+        let failure = Mutex::new(None);
+        let done = |end| match update.done_to(end) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let told = mae_model::Error::Interrupted;
+                if let Ok(mut failure) = failure.lock() {
+                    *failure = Some(error);
+                }
+                Err(told)
+            }
+        };
+        let made = mae.backward_in_parts(input, workspace, &update.grads, (share, mode), &done);
+        if let Ok(Some(error)) = failure.into_inner() {
+            return Err(error);
+        }
+        made?;
+        update.added();
+        Ok(())
+    }
+
+    /// Updates that may be queued, at most, behind one whose outcome is not known.
+    pub(crate) fn most_behind(&self) -> u64 {
+        match self.mae.device().is_cpu() {
+            true => 0,
+            false => UNDERWAY as u64,
+        }
+    }
+
+    /// From now on updates are those of all ranks of `group`.
+    pub(crate) fn join(&mut self, group: &Arc<Group>) {
+        self.update.join(Arc::clone(group));
+    }
+
     /// What a step takes.
     pub fn memory(&self) -> StepMemory {
         self.memory
@@ -122,6 +179,16 @@ impl Stepper {
     /// If the device fails.
     pub fn outcome(&mut self, wait: bool) -> Result<Option<Outcome>> {
         self.update.outcome(wait)
+    }
+
+    /// A check sum of the weights: that of ranks that have the same ones.
+    pub(crate) fn digest(&self) -> Result<u32> {
+        const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+        let mut digest = CRC.digest();
+        for number in self.mae.params.to_vec()? {
+            digest.update(&number.to_le_bytes());
+        }
+        Ok(digest.finalize())
     }
 
     /// Refuses weights that a checkpoint must not hold.

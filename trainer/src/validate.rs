@@ -7,6 +7,7 @@ use mae_loader::{Cursor, Dataset, Loader, LoaderBuilder, Mixture, TrainTransform
 use mae_model::{Activations, Mae, MaeWorkspace};
 
 use crate::config::{PretrainConfig, eval_resize};
+use crate::dist::{Group, Stage};
 use crate::error::Result;
 use crate::picture::{Reconstruction, Visible};
 use crate::step::device_input;
@@ -21,6 +22,7 @@ pub(crate) fn held_out_loader(dataset: Arc<Dataset>, config: &PretrainConfig) ->
     };
     Ok(common(Loader::builder(dataset), config)
         .batch_size(config.batch_size)
+        .rank(config.launch.rank, config.launch.world)
         .transform(transform)
         .build()?)
 }
@@ -83,20 +85,26 @@ pub(crate) struct HeldOut {
     pub(crate) samples: u64,
 }
 
-/// The mean loss of one pass over `loader`; None if `stop` was raised before the end. `workspace` serves the batches of
-/// its size.
+/// The mean loss of one pass over `loader`, of each rank's part of it by all; None if `stop` was raised on any before the end.
+/// `workspace` serves the batches of its size.
 pub(crate) fn held_out_loss(
     mae: &Mae,
     loader: &Loader,
     workspace: &mut MaeWorkspace,
     keep: usize,
-    stop: &AtomicBool,
+    (stop, group): (&AtomicBool, &Group),
 ) -> Result<Option<HeldOut>> {
-    let (mut sum, mut samples) = (0.0, 0u64);
+    let (mut sum, mut samples, mut stopped) = (0.0, 0u64, false);
     for batch in loader.batches(Cursor::default()) {
         let batch = batch?;
         if stop.load(Ordering::Relaxed) {
-            return Ok(None);
+            stopped = true;
+            break;
+        }
+        group.enter(Stage::Evaluating);
+        // What is left over may not go round.
+        if batch.is_empty() {
+            continue;
         }
         let input = device_input(mae, &batch)?;
         let loss = if batch.len() == workspace.batch() {
@@ -110,6 +118,16 @@ pub(crate) fn held_out_loss(
         sum += f64::from(loss) * batch.len() as f64;
         samples += batch.len() as u64;
     }
+    // A loss that is no number is none in JSON, either.
+    let parts = group.gather((stopped, sum.is_finite().then_some(sum), samples))?;
+    if parts.iter().any(|(stopped, _, _)| *stopped) {
+        return Ok(None);
+    }
+    let sum: f64 = parts
+        .iter()
+        .map(|(_, sum, _)| sum.unwrap_or(f64::NAN))
+        .sum();
+    let samples: u64 = parts.iter().map(|(_, _, samples)| samples).sum();
     Ok(Some(HeldOut {
         loss: sum / samples.max(1) as f64,
         samples,

@@ -31,6 +31,8 @@ pub(crate) struct Block {
     norm2: Norm,
     fc1: Linear,
     pub(super) fc2: Linear,
+    /// Where its parameters end in the flat tensor.
+    pub(super) end: usize,
 }
 
 /// What a block's backward needs of its forward. Products are kept without their bias.
@@ -145,6 +147,7 @@ impl Block {
             proj: Linear::new(b, &format!("{name}.attn.proj"), dim, dim),
             qkv: Linear::new(b, &format!("{name}.attn.qkv"), 3 * dim, dim),
             norm1: Norm::new(b, &format!("{name}.norm1"), dim, eps),
+            end: b.end(),
         }
     }
 

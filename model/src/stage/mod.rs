@@ -106,6 +106,19 @@ pub(crate) struct Grads<'a> {
     pub(crate) params: &'a Params,
     pub(crate) flat: &'a Tensor,
     pub(crate) mode: Accumulate,
+    /// Told how far the flat tensor is done.
+    pub(crate) done: &'a Done<'a>,
+}
+
+/// Told in the backward that the gradients in front of a place of the flat tensor will not change any more; on a GPU, that what makes them is
+/// queued. Places ascend.
+pub type Done<'a> = dyn Fn(usize) -> Result<()> + Sync + 'a;
+
+impl Grads<'_> {
+    /// All parameters up to the one that ends at `end` have their gradients.
+    pub(crate) fn done_to(&self, end: usize) -> Result<()> {
+        (self.done)(end)
+    }
 }
 
 /// A layer norm's parameters.

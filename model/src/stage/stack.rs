@@ -294,6 +294,7 @@ impl Stack {
             };
             let buffers = (&scratch.mlp.narrow, &scratch.qkv);
             block.backward_attention(g, x, s, d, buffers, below)?;
+            g.done_to(block.end)?;
         }
         Ok(())
     }

@@ -58,6 +58,11 @@ pub fn folder(run: &Path) -> PathBuf {
     run.join("checkpoints")
 }
 
+/// Where in `folder` the checkpoint of a step stands.
+pub(crate) fn path(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step-{step:08}"))
+}
+
 /// The checkpoints in `folder`, oldest first, as (step, path). Whether they are whole is not looked at.
 pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let failed = |source| Error::Read {
@@ -97,7 +102,7 @@ pub fn save<C: RunConfig>(
     model: &StateDict,
     optimizer: &StateDict,
 ) -> Result<PathBuf> {
-    let target = folder.join(format!("step-{:08}", state.step));
+    let target = path(folder, state.step);
     let step = state.step;
     let resume = state.config.resume_command();
     let written = fs::create_dir_all(folder).and_then(|()| {

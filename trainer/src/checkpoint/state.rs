@@ -81,6 +81,11 @@ pub struct Best {
     pub top1: f64,
 }
 
+/// What checkpoints that say nothing of it were made by.
+fn one() -> usize {
+    1
+}
+
 /// Where a run stands. Random numbers are counter-based, so no generator's state is in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(bound = "C: RunConfig")]
@@ -92,6 +97,9 @@ pub struct RunState<C = PretrainConfig> {
     pub kind: RunKind,
     /// The crate's version that wrote it.
     pub written_by: String,
+    /// Processes that trained.
+    #[serde(default = "one")]
+    pub world: usize,
     /// Updates done.
     pub step: u64,
     /// Updates an epoch.

@@ -15,6 +15,7 @@ fn state(step: u64) -> RunState {
         kind: RunKind::Pretrain,
         best: None,
         written_by: "0".into(),
+        world: 1,
         step,
         steps_per_epoch: 4,
         epoch: 1,

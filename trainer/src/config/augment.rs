@@ -275,7 +275,7 @@ mod tests {
         );
         let other = resolved(of(CropKind::Centre)).unwrap();
         let differing: Vec<String> = other
-            .differences(&saved)
+            .differences(&saved, 1)
             .into_iter()
             .map(|difference| difference.field)
             .collect();

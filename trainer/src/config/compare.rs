@@ -32,6 +32,7 @@ pub(crate) const ALWAYS_FREE: &[&str] = &[
     "val_data",
     "output_dir",
     "resume",
+    "hang_timeout",
     "threads",
     "device",
     "activation_checkpointing",
@@ -47,6 +48,8 @@ pub(crate) const ALWAYS_FREE: &[&str] = &[
 
 /// Those that pre-training alone has.
 const FREE: &[&str] = &[
+    "batch_size", // What is compared is the images of an update.
+    "accum_iter",
     "cuda_graphs",
     "max_steps",
     "window", // What it came to is in the loader's fingerprint.
@@ -85,10 +88,23 @@ pub(crate) fn differences<C: serde::Serialize>(
 }
 
 impl PretrainConfig {
-    /// The settings of `self` (this run) that make it another run than `saved_config` (the checkpoint's).
-    pub fn differences(&self, saved_config: &PretrainConfig) -> Vec<Difference> {
+    /// The settings of `self` (this run) that make it another run than `saved_config` (the checkpoint's), which so many processes
+    /// trained.
+    pub fn differences(&self, saved_config: &PretrainConfig, processes: usize) -> Vec<Difference> {
         let mut differences = differences(self, saved_config, FREE);
         differences.extend(self.other_shares(saved_config));
+        let show = |config: &PretrainConfig, processes: usize| {
+            let (batch, accum) = (config.batch_size, config.accum_iter);
+            let images = batch * accum * processes;
+            format!("{images} (batch_size {batch} × accum_iter {accum} × {processes} processes)")
+        };
+        if self.update_images() != saved_config.batch_size * saved_config.accum_iter * processes {
+            differences.push(Difference {
+                field: "images of an update".to_owned(),
+                saved: show(saved_config, processes),
+                given: show(self, self.launch.world),
+            });
+        }
         differences
     }
 
@@ -136,7 +152,7 @@ mod tests {
             max_steps: Some(3),
             ..Default::default()
         });
-        assert_eq!(given.differences(&saved), vec![]);
+        assert_eq!(given.differences(&saved, 1), vec![]);
     }
 
     #[test]
@@ -150,7 +166,7 @@ mod tests {
             ..Default::default()
         });
         let text: Vec<String> = given
-            .differences(&saved)
+            .differences(&saved, 1)
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -173,7 +189,7 @@ mod tests {
             ..Default::default()
         });
         let fields: Vec<String> = given
-            .differences(&saved)
+            .differences(&saved, 1)
             .into_iter()
             .map(|difference| difference.field)
             .collect();
@@ -189,14 +205,14 @@ mod tests {
             })
         };
         let saved = with(&["a@0.7", "b@0.3"]);
-        assert_eq!(with(&["c@7", "d@3"]).differences(&saved), vec![]);
-        assert_eq!(with(&["a@2"]).differences(&with(&["a", "b"])), vec![]);
-        let text = with(&["a@0.5", "b@0.5"]).differences(&saved)[0].to_string();
+        assert_eq!(with(&["c@7", "d@3"]).differences(&saved, 1), vec![]);
+        assert_eq!(with(&["a@2"]).differences(&with(&["a", "b"]), 1), vec![]);
+        let text = with(&["a@0.5", "b@0.5"]).differences(&saved, 1)[0].to_string();
         assert!(
             text.contains("0.700000, 0.300000, this run 0.500000"),
             "{text}"
         );
-        assert_eq!(with(&["a", "b"]).differences(&saved).len(), 1);
+        assert_eq!(with(&["a", "b"]).differences(&saved, 1).len(), 1);
     }
 
     /// A name in the list that no field has would be a setting silently compared.

@@ -33,6 +33,7 @@ pub use values::{
     ByteSize, DeviceKind, InputSize, MaskSamplingKind, Resume, TargetKind, WindowSize,
 };
 
+use crate::dist::{self, Launch};
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
 
@@ -48,6 +49,11 @@ pub struct PretrainConfig {
     pub val_data: Vec<String>,
     pub output_dir: PathBuf,
     pub resume: Resume,
+    #[serde(default = "hang_timeout")]
+    pub hang_timeout: u64,
+    /// This process among those that train; not a setting of the run.
+    #[serde(skip)]
+    pub launch: Launch,
     pub seed: u64,
     pub threads: usize,
     pub device: DeviceKind,
@@ -145,6 +151,11 @@ fn once() -> usize {
 }
 
 /// What checkpoints that say nothing of it were made with.
+fn hang_timeout() -> u64 {
+    dist::HANG_TIMEOUT.as_secs()
+}
+
+/// What checkpoints that say nothing of it were made with.
 fn zune() -> DecoderKind {
     DecoderKind::Zune
 }
@@ -212,7 +223,9 @@ impl PretrainConfig {
         let batch_size = raw.batch_size.unwrap_or(64);
         let accum_iter = raw.accum_iter.unwrap_or(1);
         let epochs = raw.epochs.unwrap_or(400);
-        let lr = common::learning_rate((raw.lr, raw.blr), 1.5e-4, batch_size * accum_iter)?;
+        let launch = raw.launch.unwrap_or_default();
+        let images = batch_size * accum_iter * launch.world;
+        let lr = common::learning_rate((raw.lr, raw.blr), 1.5e-4, images)?;
         let decode_quality = raw.decode_quality.unwrap_or_default();
         let decoder = common::decoder(raw.decoder, decode_quality)?;
         let device = raw.device.unwrap_or(DeviceKind::Cpu);
@@ -222,6 +235,8 @@ impl PretrainConfig {
             val_data: raw.val_data.unwrap_or_default(),
             output_dir: common::output_dir(raw.output_dir)?,
             resume: raw.resume.unwrap_or(Resume::Never),
+            hang_timeout: raw.hang_timeout.unwrap_or(dist::HANG_TIMEOUT.as_secs()),
+            launch: launch.clone(),
             seed: raw.seed.unwrap_or(0),
             threads: raw.threads.unwrap_or(0),
             device,
@@ -308,6 +323,7 @@ impl PretrainConfig {
             ("--keep-last", self.keep_last as u64),
             ("--keep-every", self.keep_every.unwrap_or(1)),
             ("--log-every", self.log_every),
+            ("--hang-timeout", self.hang_timeout),
         ])?;
         if !self.batch_size.is_multiple_of(self.repeats) {
             return invalid(format!(
@@ -423,6 +439,16 @@ impl PretrainConfig {
     /// keeps up sleeps on full buffers, and one that does not should have every core.
     pub fn thread_budget(&self) -> usize {
         common::threads(self.threads)
+    }
+
+    /// The device of this process: of several on GPUs, each has that of its number on its machine.
+    pub fn device_of_rank(&self) -> DeviceKind {
+        self.device.of_rank(&self.launch)
+    }
+
+    /// Images of an update, over its batches and all processes.
+    pub fn update_images(&self) -> usize {
+        self.batch_size * self.accum_iter * self.launch.world
     }
 
     /// What the step keeps of its forward pass.

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use mae_model::Precision;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::dist::Launch;
+
 /// Height and width of the model's input, in pixels: `224` or `96x160` (height first).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputSize {
@@ -305,6 +307,14 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
+    /// That of a process of a job: of several on GPUs, each has the GPU of its number on its machine.
+    pub fn of_rank(self, launch: &Launch) -> Self {
+        match self {
+            DeviceKind::Cuda(0) if launch.world > 1 => DeviceKind::Cuda(launch.local_rank),
+            device => device,
+        }
+    }
+
     /// What a run on it computes with unless told otherwise.
     pub fn default_precision(self) -> Precision {
         match self {

@@ -1,5 +1,316 @@
-//! One training on several processes.
+//! One training on several processes: each rank computes a part of every batch, gradients are added up, and every rank makes the same update.
+//!
+//! A [`Group`] is this process among the others. An engine adds up numbers where they are: [`mpi`] between CPUs, NCCL between GPUs. Small
+//! values, signs of life and failures go by [`store`]. A single process has neither, and the same code runs.
 
 mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod store;
+mod watch;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use candle_core::Tensor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::store::{OnEnd, Store};
+use self::watch::{Patience, Seen, Watch, judge};
+use crate::config::DeviceKind;
+use crate::error::{Error, Result};
 
 pub use launch::{Launch, Launcher};
+pub use watch::Stage;
+
+/// How long nothing may move before a run ends by itself.
+pub const HANG_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Adds up and hands round ranges of flat f32 tensors over the ranks. Every rank must ask the same in the same order.
+trait Engine: Send + Sync {
+    /// Begins to replace a range by its sum over the ranks, the same to the bit on each.
+    fn begin_sum(&self, flat: &Tensor, range: Range<usize>) -> Result<()>;
+    /// All that was begun, of this tensor, is done; on a GPU, for what is queued behind it.
+    fn finish(&self, flat: &Tensor) -> Result<()>;
+    /// Range number `r` becomes that of rank `r`.
+    fn share(&self, flat: &Tensor, ranges: &[Range<usize>]) -> Result<()>;
+    /// All ranks are done.
+    fn leave(&mut self);
+}
+
+/// This process among those that train one model.
+pub struct Group {
+    launch: Launch,
+    engine: Option<Box<dyn Engine>>,
+    store: Option<Store>,
+    watch: Arc<Watch>,
+}
+
+impl Group {
+    /// Meets the others. A rank that fails, dies or stands still for `patience` ends all: they say which and why, and exit with code 1.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] if they do not meet, [`Error::Config`] if this build has nothing to join them with.
+    pub fn join(launch: &Launch, device: DeviceKind, patience: Duration) -> Result<Self> {
+        let on_end: OnEnd = Arc::new(end);
+        let (watch, patience) = (Arc::new(Watch::new()), Patience::new(patience));
+        if launch.world == 1 {
+            look_after(Arc::clone(&watch), patience, on_end)?;
+            return Ok(Group {
+                launch: launch.clone(),
+                engine: None,
+                store: None,
+                watch,
+            });
+        }
+        let (engine, store) = match device {
+            DeviceKind::Cpu => join_on_cpus(launch, &watch, patience, on_end)?,
+            DeviceKind::Cuda(_) => {
+                return Err(Error::Config("several GPUs: not in this build".into()));
+            }
+        };
+        Ok(Group {
+            launch: launch.clone(),
+            engine: Some(engine),
+            store: Some(store),
+            watch,
+        })
+    }
+
+    /// This process's number.
+    pub fn rank(&self) -> usize {
+        self.launch.rank
+    }
+
+    /// How many there are.
+    pub fn world(&self) -> usize {
+        self.launch.world
+    }
+
+    /// Whether this process writes what there is one of.
+    pub fn is_first(&self) -> bool {
+        self.launch.is_first()
+    }
+
+    /// From now on this process does `stage`; to be said again and again, where that has parts.
+    pub fn enter(&self, stage: Stage) {
+        self.watch.enter(stage);
+    }
+
+    /// Update number `step` has begun.
+    pub(crate) fn step(&self, step: u64) {
+        self.watch.step(step);
+    }
+
+    /// What every rank gives, by rank.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] if another rank ends meanwhile.
+    pub fn gather<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<Vec<T>> {
+        let Some(store) = &self.store else {
+            return Ok(vec![value]);
+        };
+        let misread = |error: serde_json::Error| Error::Ranks(format!("a rank's value: {error}"));
+        let value = serde_json::to_value(value).map_err(misread)?;
+        self.enter(Stage::AllReduce);
+        let values = store.gather(value)?.into_iter();
+        let values = values.map(|value| serde_json::from_value(value).map_err(misread));
+        values.collect()
+    }
+
+    /// That every rank has the same `value`: what the ranks must have in common, and can only have got wrong from outside.
+    ///
+    /// # Errors
+    /// [`Error::Ranks`] naming `what` differs, and on which rank.
+    pub(crate) fn agree<T>(&self, what: &str, value: T) -> Result<()>
+    where
+        T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        let all = self.gather(value)?;
+        match all.iter().position(|other| *other != all[0]) {
+            None => Ok(()),
+            Some(rank) => Err(Error::Disagreement(format!(
+                "{what}: rank 0 has {:?}, rank {rank} {:?}",
+                all[0], all[rank]
+            ))),
+        }
+    }
+
+    /// Begins to replace a range of a flat tensor by its sum over the ranks. [`Group::finish`] ends it.
+    pub(crate) fn begin_sum(&self, flat: &Tensor, range: Range<usize>) -> Result<()> {
+        match &self.engine {
+            Some(engine) if !range.is_empty() => engine.begin_sum(flat, range),
+            _ => Ok(()),
+        }
+    }
+
+    /// What [`Group::begin_sum`] began on this tensor is done.
+    pub(crate) fn finish(&self, flat: &Tensor) -> Result<()> {
+        let Some(engine) = &self.engine else {
+            return Ok(());
+        };
+        self.enter(Stage::AllReduce);
+        engine.finish(flat)
+    }
+
+    /// Range number `r` of a flat tensor becomes that of rank `r`.
+    pub(crate) fn share(&self, flat: &Tensor, ranges: &[Range<usize>]) -> Result<()> {
+        let Some(engine) = &self.engine else {
+            return Ok(());
+        };
+        self.enter(Stage::AllReduce);
+        engine.share(flat, ranges)
+    }
+
+    /// Takes leave of the others: with the error that this rank ends with, so that they end, or in peace, when all are done.
+    fn leave<T>(mut self, outcome: Result<T>) -> Result<T> {
+        let Some(store) = &self.store else {
+            return outcome;
+        };
+        match outcome {
+            Ok(value) => {
+                // Nobody goes while another may still ask.
+                self.gather(())?;
+                if let Some(store) = &self.store {
+                    store.leave();
+                }
+                if let Some(engine) = &mut self.engine {
+                    engine.leave();
+                }
+                Ok(value)
+            }
+            // The others know already.
+            Err(error @ Error::Ranks(_)) => Err(error),
+            Err(error) => {
+                store.fail(&error.to_string());
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Takes leave of the others: with the error that this rank ends with, so that they end, or in peace, when all are done.
+pub(crate) fn leave<T>(group: Arc<Group>, outcome: Result<T>) -> Result<T> {
+    match Arc::try_unwrap(group) {
+        Ok(group) => group.leave(outcome),
+        // Whoever still holds it has failed to end with the run.
+        Err(_) => outcome,
+    }
+}
+
+/// Another rank has failed: nothing that this one waits for will come.
+fn end(why: &str) {
+    tracing::error!(
+        "{why}. This process ends, too; the last checkpoint is good, and --resume auto goes on from it"
+    );
+    std::process::exit(1);
+}
+
+/// Ends a single process that stands still.
+fn look_after(watch: Arc<Watch>, patience: Patience, on_end: OnEnd) -> Result<()> {
+    // As long as the run lasts: the other end is the run's own.
+    let watch = Arc::downgrade(&watch);
+    let look = move || {
+        while let Some(watch) = watch.upgrade() {
+            let seen = Seen {
+                rank: 0,
+                standing: watch.standing(),
+                silent: Duration::ZERO,
+            };
+            if let Some(why) = judge(&[seen], patience) {
+                on_end(&why);
+                return;
+            }
+            drop(watch);
+            std::thread::sleep(Duration::from_secs(1).min(patience.silent / 4));
+        }
+    };
+    let spawned = std::thread::Builder::new()
+        .name("watchdog".into())
+        .spawn(look);
+    let failed = |error: std::io::Error| Error::Ranks(format!("no watchdog: {error}"));
+    spawned.map(|_| ()).map_err(failed)
+}
+
+#[cfg(feature = "mpi")]
+fn join_on_cpus(
+    launch: &Launch,
+    watch: &Arc<Watch>,
+    patience: Patience,
+    on_end: OnEnd,
+) -> Result<(Box<dyn Engine>, Store)> {
+    if launch.launcher == Launcher::Torchrun {
+        return Err(Error::Config(
+            "torchrun starts processes for GPUs (--device cuda); on CPUs start them with mpirun (docs/distributed.md)".into(),
+        ));
+    }
+    let engine = mpi::MpiEngine::new(launch)?;
+    let meeting = meeting_place(&engine, launch)?;
+    let store = Store::meet(launch, meeting, Arc::clone(watch), patience, on_end)?;
+    Ok((Box::new(engine), store))
+}
+
+#[cfg(not(feature = "mpi"))]
+fn join_on_cpus(
+    launch: &Launch,
+    _: &Arc<Watch>,
+    _: Patience,
+    _: OnEnd,
+) -> Result<(Box<dyn Engine>, Store)> {
+    Err(Error::Config(format!(
+        "this is one of {} processes, and this mae was built without MPI, which joins processes on CPUs; build with `cargo build --release --features mpi` (docs/distributed.md)",
+        launch.world
+    )))
+}
+
+/// Where rank 0 listens, and with what: a port that was free, told by MPI.
+#[cfg(feature = "mpi")]
+fn meeting_place(
+    engine: &mpi::MpiEngine,
+    launch: &Launch,
+) -> Result<((String, u16), Option<std::net::TcpListener>)> {
+    let failed = |error: std::io::Error| Error::Ranks(format!("rank 0 cannot listen: {error}"));
+    let mut listener = None;
+    let mut place = (String::new(), 0);
+    if launch.is_first() {
+        let bound = std::net::TcpListener::bind(("0.0.0.0", 0)).map_err(failed)?;
+        place = (host_name(), bound.local_addr().map_err(failed)?.port());
+        listener = Some(bound);
+    }
+    let told = engine.tell(format!("{} {}", place.1, place.0).into_bytes())?;
+    let told = String::from_utf8_lossy(&told);
+    let (port, host) = told.split_once(' ').unwrap_or_default();
+    let port = port.parse().unwrap_or_default();
+    // On one machine its name need not have an address.
+    let host = match launch.local_rank == launch.rank && host == host_name() {
+        true => "127.0.0.1",
+        false => host,
+    };
+    Ok(((host.to_owned(), port), listener))
+}
+
+/// This machine's name.
+#[cfg(feature = "mpi")]
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_process_is_a_group() {
+        let group = Group::join(&Launch::default(), DeviceKind::Cpu, HANG_TIMEOUT).unwrap();
+        assert_eq!(
+            (group.rank(), group.world(), group.is_first()),
+            (0, 1, true)
+        );
+        assert_eq!(group.gather(5u32).unwrap(), [5]);
+        group.agree("nothing", 1).unwrap();
+        assert_eq!(leave(Arc::new(group), Ok(3)).unwrap(), 3);
+    }
+}

@@ -260,7 +260,7 @@ impl<'a> Run<'a> {
         self.standing.queued();
         if let Some(outcome) = self.stepper.update.outcome(true)? {
             let plan = self.standing.plan;
-            update.check(&outcome, &plan, |id| data.train.describe(id))?;
+            update.check(&outcome, (&plan, None), |id| data.train.describe(id))?;
             self.standing.concluded(f64::from(outcome.loss));
             journal.step(&update, &outcome, update.waited, &plan, Vec::new)?;
         }
@@ -372,6 +372,7 @@ impl<'a> Run<'a> {
         }
         let saving = Saving {
             config: self.config,
+            world: 1,
             dataset: self.data.train.digest().to_owned(),
             fingerprint: self.data.loader.fingerprint(),
             data_samples: vec![],

@@ -15,8 +15,8 @@ use crate::picture::Picture;
 
 /// See the [module](self).
 pub(crate) struct Journal<'a> {
-    log: Log,
-    events: EventFile,
+    /// Of the first rank; the others say nothing.
+    files: Option<(Log, EventFile)>,
     pictures: PathBuf,
     pub(crate) observer: &'a mut dyn Observer,
     throughput: Throughput,
@@ -32,15 +32,32 @@ impl<'a> Journal<'a> {
         observer: &'a mut dyn Observer,
     ) -> Result<Self> {
         let path = output::log_path(output_dir);
+        let step = standing.progress.step;
+        let files = (
+            Log::open(&path, step, standing.epoch_is_open())?,
+            EventFile::create(&output::events_folder(output_dir), step)?,
+        );
+        Ok(Self::with(Some(files), output_dir, observer))
+    }
+
+    /// Of a rank that says nothing: the first one does.
+    pub(crate) fn silent(output_dir: &std::path::Path, observer: &'a mut dyn Observer) -> Self {
+        Self::with(None, output_dir, observer)
+    }
+
+    fn with(
+        files: Option<(Log, EventFile)>,
+        output_dir: &std::path::Path,
+        observer: &'a mut dyn Observer,
+    ) -> Self {
         let now = Instant::now();
-        Ok(Journal {
-            log: Log::open(&path, standing.progress.step, standing.epoch_is_open())?,
-            events: EventFile::create(&output::events_folder(output_dir), standing.progress.step)?,
+        Journal {
+            files,
             pictures: output::pictures_folder(output_dir),
             observer,
             throughput: Throughput::new(now),
             last_done: now,
-        })
+        }
     }
 
     /// The speed is that of the training from now on: what was before took time of another kind.
@@ -89,22 +106,29 @@ impl<'a> Journal<'a> {
             tokenizer: update.tokenizer,
             data: data(),
         };
-        self.log.write(&LogLine::Step(line.clone()))?;
-        self.events.scalars(step, &step_scalars(&line))?;
+        if let Some((log, events)) = &mut self.files {
+            log.write(&LogLine::Step(line.clone()))?;
+            events.scalars(step, &step_scalars(&line))?;
+        }
         self.observer.logged(&line);
         Ok(())
     }
 
     /// An epoch is done.
     pub(crate) fn epoch(&mut self, line: &EpochLine) -> Result<()> {
-        self.log.write(&LogLine::Epoch(line.clone()))?;
-        self.events.scalars(line.step, &epoch_scalars(line))?;
+        if let Some((log, events)) = &mut self.files {
+            log.write(&LogLine::Epoch(line.clone()))?;
+            events.scalars(line.step, &epoch_scalars(line))?;
+        }
         self.observer.epoch(line);
         Ok(())
     }
 
     /// A picture of the model after `step`, saved under `name`.
     pub(crate) fn picture(&mut self, step: u64, name: &str, picture: &Picture) -> Result<()> {
+        let Some((_, events)) = &mut self.files else {
+            return Ok(());
+        };
         let path = self.pictures.join(format!("{name}.png"));
         let failed = |source| Error::Write {
             path: path.clone(),
@@ -115,14 +139,17 @@ impl<'a> Journal<'a> {
         made.and_then(|()| files::commit_file(&path, &png))
             .map_err(failed)?;
         let size = (picture.width(), picture.height());
-        self.events.image(step, "reconstructions", &png, size)?;
+        events.image(step, "reconstructions", &png, size)?;
         self.observer.drawn(&path);
         Ok(())
     }
 
     /// Brings what was logged to the disk: before a checkpoint, so that none is newer than the log.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.log.sync()
+        match &self.files {
+            Some((log, _)) => log.sync(),
+            None => Ok(()),
+        }
     }
 }
 

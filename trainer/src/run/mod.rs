@@ -14,6 +14,7 @@ use mae_model::StateDict;
 
 use crate::checkpoint::retention::Retention;
 use crate::checkpoint::{self, Best, Checkpoint, RunConfig, RunState, VERSION};
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::eval::Accuracy;
 use crate::metrics::log::{CodeUsage, DataCount, EpochLine, TokenizerFigures};
@@ -79,23 +80,47 @@ pub(crate) struct HeldOutFigures {
 }
 
 impl Underway {
-    /// Refuses to go on where `outcome` is that the update was not applied, naming the samples that may be why.
+    /// Refuses to go on where `outcome` is that the update was not applied, naming the samples that may be why, and, of several ranks,
+    /// whose they are.
     pub(crate) fn check(
         &self,
         outcome: &mae_model::Outcome,
-        plan: &Plan,
+        (plan, group): (&Plan, Option<&Group>),
         describe: impl Fn(SampleId) -> String,
     ) -> Result<()> {
         if !outcome.halted {
             return Ok(());
         }
         let each = self.samples.len() / plan.accum_iter;
-        // The batch's, where one has no loss; else all.
-        let guilty = match outcome.bad_batch {
-            Some(batch) => &self.samples[batch * each..][..each],
-            None => &self.samples,
+        // The batch's, where one has no loss.
+        let guilty = outcome
+            .bad_batch
+            .map(|batch| &self.samples[batch * each..][..each]);
+        let told: Vec<String> = guilty
+            .unwrap_or(&self.samples)
+            .iter()
+            .map(|id| describe(*id))
+            .collect();
+        let ranks = match group {
+            Some(group) => group.gather((guilty.is_some(), told))?,
+            None => vec![(guilty.is_some(), told)],
         };
-        let (step, samples) = (self.step, guilty.iter().map(|id| describe(*id)).collect());
+        let any = ranks.iter().any(|(guilty, _)| *guilty);
+        let samples = ranks.into_iter().enumerate();
+        let alone = samples.len() == 1;
+        let samples = samples
+            .filter(|(_, (guilty, _))| *guilty || !any)
+            .flat_map(|(rank, (_, samples))| {
+                let of = match alone {
+                    true => String::new(),
+                    false => format!("rank {rank}: "),
+                };
+                samples
+                    .into_iter()
+                    .map(move |sample| format!("{of}{sample}"))
+            })
+            .collect();
+        let step = self.step;
         Err(match outcome.grad_norm {
             Some(norm) if outcome.loss.is_finite() => Error::NonFiniteGradient {
                 step,
@@ -128,6 +153,8 @@ pub(crate) fn next_batch(batches: &mut Batches, wanted: Cursor) -> Result<HostBa
 /// What a checkpoint says of a run besides where it stands, and which checkpoints stay once it is there.
 pub(crate) struct Saving<'a, C> {
     pub(crate) config: &'a C,
+    /// Processes that train.
+    pub(crate) world: usize,
     /// Digest of the data.
     pub(crate) dataset: String,
     /// What else decides the batches.
@@ -160,7 +187,7 @@ impl Standing {
             progress: state.map_or_else(Progress::default, |state| Progress {
                 step: state.step,
                 epoch: state.epoch,
-                within: state.batch / plan.accum_iter as u64,
+                within: state.step - (state.epoch * state.steps_per_epoch).min(state.step),
                 epoch_loss: state.epoch_loss,
             }),
             best: state.and_then(|state| state.best),
@@ -250,6 +277,11 @@ impl Standing {
         Ok(())
     }
 
+    /// Another rank saves the checkpoint at `path`, of the step that this one is at, too.
+    pub(crate) fn saved_by_another(&mut self, path: PathBuf) {
+        self.saved = Some((self.progress.step, path));
+    }
+
     /// Saves a checkpoint and deletes those that are not kept.
     pub(crate) fn save<C: RunConfig + Clone>(
         &mut self,
@@ -268,6 +300,7 @@ impl Standing {
             version: VERSION,
             kind: C::KIND,
             written_by: env!("CARGO_PKG_VERSION").to_owned(),
+            world: saving.world,
             step,
             steps_per_epoch: self.plan.steps_per_epoch,
             epoch,

@@ -289,7 +289,7 @@ impl<'a> Run<'a> {
         self.standing.queued();
         if let Some(outcome) = self.update.outcome(true)? {
             let train = &self.data.train;
-            done.check(&outcome, &plan, |id| train.describe(id))?;
+            done.check(&outcome, (&plan, None), |id| train.describe(id))?;
             self.standing.concluded(f64::from(outcome.loss));
             journal.step(&done, &outcome, done.waited, &plan, Vec::new)?;
         }
@@ -340,6 +340,7 @@ impl<'a> Run<'a> {
         }
         let saving = Saving {
             config: self.config,
+            world: 1,
             dataset: self.data.train.digest(),
             fingerprint: self.data.loader.fingerprint(),
             data_samples: vec![],
