@@ -7,6 +7,8 @@ mod evaluate;
 mod inspect;
 mod prepare;
 mod pretrain;
+#[cfg(feature = "mpi")]
+mod ranks;
 mod run;
 mod shard;
 mod study;
