@@ -16,11 +16,12 @@ use crate::data::Data;
 use crate::device;
 use crate::error::Result;
 use crate::metrics::log::DataCount;
+use crate::metrics::prometheus::Page;
 use crate::observer::{Observer, Outcome, Start};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
-use crate::run::{HeldOutFigures, Journal, Plan, Saving, Standing, Underway, next_batch};
+use crate::run::{HeldOutFigures, Journal, Measured, Plan, Saving, Standing, Underway, next_batch};
 use crate::step::{Stepper, host_input};
 use crate::target::{self, PcaFit};
 use crate::validate;
@@ -38,6 +39,7 @@ pub fn pretrain(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let checkpoint = output::starting_point::<PretrainConfig>(&config.output_dir, &config.resume)?;
+    let page = Page::serve(config.prometheus)?;
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
     if let Some(checkpoint) = &checkpoint {
@@ -56,7 +58,12 @@ pub fn pretrain(
     if let Some(fit) = fit {
         output::write_fit(&config.output_dir, &fit)?;
     }
-    let mut journal = Journal::open(&config.output_dir, &run.standing, observer)?;
+    let measured = Measured {
+        page,
+        loader: &data.loader,
+        device: run.stepper.mae.device().clone(),
+    };
+    let mut journal = Journal::open(&config.output_dir, &run.standing, measured, observer)?;
     journal.observer.started(&Start {
         config,
         parameters: run.stepper.mae.params.count(),
@@ -206,10 +213,11 @@ impl<'a> Run<'a> {
         let (begun, waited_before) = (Instant::now(), batches.waited());
         let (step, lr) = (self.standing.progress.step + 1, self.standing.lr());
         let share = 1.0 / accum as f32;
-        let mut samples = vec![];
+        let (mut samples, mut bad_samples) = (vec![], 0);
         for part in 0..accum {
             let batch = next_batch(batches, self.standing.cursor(part))?;
             samples.extend_from_slice(batch.samples());
+            bad_samples += batch.bad().len() as u64;
             let input = self.feeder.feed(&self.stepper.mae.config, batch)?;
             self.stepper.batch(&input, share)?;
             if part + 1 == accum {
@@ -225,6 +233,7 @@ impl<'a> Run<'a> {
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
+            bad_samples,
             tokenizer: None,
         });
         self.standing.queued();
@@ -239,7 +248,7 @@ impl<'a> Run<'a> {
                 return Ok(());
             };
             update.check(&outcome, &plan, |id| data.train.describe(id))?;
-            self.standing.concluded(f64::from(outcome.loss));
+            self.standing.concluded(&update, f64::from(outcome.loss));
             let counts = data.train.count(&update.samples);
             for (sum, count) in self.data_samples.iter_mut().zip(counts) {
                 *sum += count;
@@ -249,7 +258,9 @@ impl<'a> Run<'a> {
                 Some(total) => total - std::mem::replace(&mut self.device_waited, total),
                 None => update.waited,
             };
-            journal.step(&update, &outcome, waited, &plan, || self.data_counts())?;
+            journal.copying(self.feeder.copying()?);
+            let standing = &self.standing;
+            journal.step(&update, &outcome, waited, standing, || self.data_counts())?;
         }
         Ok(())
     }
