@@ -130,7 +130,7 @@ impl Collector for Shared {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let figures = self.figures();
         let whole = |number: Option<u64>| number.map(|number| number as f64);
-        // The format gives each counter its `_total`, and each text its full stop.
+        // The format gives each counter its `_total`.
         for (name, help, count) in [
             (
                 "mae_images",
@@ -247,7 +247,7 @@ mod tests {
         page.saved(41);
         let text = ask(&page, "GET /metrics?x=1 HTTP/1.0\r\n\r\n");
         for part in [
-            "# HELP mae_images_total Images trained on since the run's start.\n# TYPE mae_images_total counter\nmae_images_total 10496\n",
+            "# HELP mae_images_total Images trained on since the run's start\n# TYPE mae_images_total counter\nmae_images_total 10496\n",
             "# TYPE mae_loss gauge\nmae_loss NaN\n",
             "\nmae_lr 0.001\n",
             "\nmae_bad_samples_total 3\n",
