@@ -94,4 +94,16 @@ impl<T> Feeder<T> {
         }
         Ok::<_, Error>(None)
     }
+
+    /// How long copies to the device have taken, as far as they are known to be done; nothing where the host computes.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn copying(&mut self) -> Result<Option<std::time::Duration>> {
+        #[cfg(feature = "cuda")]
+        if let Some(lanes) = &mut self.lanes {
+            return lanes.copying().map(Some);
+        }
+        Ok(None)
+    }
 }

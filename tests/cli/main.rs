@@ -5,6 +5,7 @@ mod checkpoints;
 mod demo;
 mod evaluate;
 mod inspect;
+mod metrics;
 mod prepare;
 mod pretrain;
 #[cfg(feature = "mpi")]

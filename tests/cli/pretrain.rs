@@ -49,7 +49,13 @@ fn result(scene: &Scene, run: &str) -> (String, Vec<u8>, Vec<u8>, Vec<String>) {
         .lines()
         .map(|line| {
             let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-            for timed in ["images_per_second", "data_wait", "seconds"] {
+            for timed in [
+                "images_per_second",
+                "data_wait",
+                "host_memory",
+                "utilisation",
+                "seconds",
+            ] {
                 line.as_object_mut().expect("an object").remove(timed);
             }
             line.to_string()

@@ -21,17 +21,22 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 STEP_TAGS = {"loss/train": "loss", "lr": "lr", "epoch": "epoch", "grad_norm": "grad_norm",
-             "speed/images_per_second": "images_per_second", "speed/data_wait": "data_wait"}
+             "speed/images_per_second": "images_per_second", "speed/data_wait": "data_wait", "data/bad_samples": "bad_samples",
+             "memory/host_bytes": "host_memory"}
 EPOCH_TAGS = {"loss/epoch": "loss", "loss/held_out": "val_loss"}
 
 
-def shard(path: Path, samples: int) -> None:
+def shard(path: Path, samples: int, bad: int = 0) -> None:
+    """Images of noise; the first ones are none."""
     generator = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
         for number in range(samples):
             file = io.BytesIO()
             pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(file, "JPEG")
+            if number < bad:
+                file = io.BytesIO(b"no image")
+                file.seek(0, io.SEEK_END)
             info = tarfile.TarInfo(f"{number:04}.jpg")
             info.size = file.tell()
             file.seek(0)
@@ -41,7 +46,8 @@ def shard(path: Path, samples: int) -> None:
 def pretrain(mae: Path, folder: Path, *more: str) -> None:
     command = [mae, "pretrain", "--data", folder / "data.tar", "--val-data", folder / "data.tar", "--model", "mae-micro-patch4",
                "--input-size", "16", "--batch-size", "8", "--epochs", "3", "--clip-grad", "1", "--log-every", "2", "--picture-every", "1",
-               "--checkpoint-every", "3", "--threads", "1", "--output-dir", folder / "run", "--resume", "auto", *more]
+               "--checkpoint-every", "3", "--max-bad-fraction", "0.1", "--threads", "1", "--output-dir", folder / "run",
+               "--resume", "auto", *more]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -53,7 +59,7 @@ def main() -> None:
     mae = Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        shard(folder / "data.tar", 32)
+        shard(folder / "data.tar", 32, bad=1)
         pretrain(mae, folder, "--max-steps", "8")
         # As after a kill: what was logged after step 6's checkpoint is done again.
         newest = sorted((folder / "run/checkpoints").iterdir())[-1]
@@ -77,6 +83,8 @@ def main() -> None:
         extra = set(shown.Tags()["scalars"]) - set(STEP_TAGS) - set(EPOCH_TAGS)
         assert not extra, f"unknown scalars: {extra}"
 
+        # Each epoch has all samples, so each has the one that is none.
+        assert shown.Scalars("data/bad_samples")[-1].value == 3
         images = shown.Images("reconstructions")
         assert [image.step for image in images] == [4, 8, 12], [image.step for image in images]
         for number, image in enumerate(images, 1):
@@ -86,4 +94,5 @@ def main() -> None:
         print(f"TensorBoard shows the log's {compared} numbers and {len(images)} pictures, each step once")
 
 
-main()
+if __name__ == "__main__":
+    main()

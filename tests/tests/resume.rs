@@ -51,8 +51,8 @@ fn result(run: &Path) -> (Vec<u8>, Vec<u8>, Vec<String>) {
 fn timeless(line: LogLine) -> String {
     match line {
         LogLine::Step(line) => format!(
-            "step {} epoch {:?} loss {:?} lr {:?} norm {:?}",
-            line.step, line.epoch, line.loss, line.lr, line.grad_norm
+            "step {} epoch {:?} loss {:?} lr {:?} norm {:?} bad {}",
+            line.step, line.epoch, line.loss, line.lr, line.grad_norm, line.bad_samples
         ),
         LogLine::Epoch(line) => {
             format!(
@@ -129,6 +129,36 @@ fn stopped_and_resumed_equals_uninterrupted() {
         assert!(parts.0 == straight.0, "{name}: weights differ");
         assert!(parts.1 == straight.1, "{name}: moments differ");
     }
+}
+
+/// One of 40 samples is none: what stands in for it is the same, and so is the count.
+#[test]
+fn bad_samples_are_counted_over_all_parts_of_a_run() {
+    let root = tempfile::tempdir().unwrap();
+    let data = common::write(&root.path().join("data"), 40, |number| common::Sample {
+        jpeg: match number {
+            17 => b"no image".to_vec(),
+            _ => common::jpeg(20, 20, |x, y| {
+                [(x * 12) as u8, (y * 12) as u8, number as u8]
+            }),
+        },
+        class: None,
+    });
+    let run = |name: &str| RawPretrain {
+        max_bad_fraction: Some(0.1),
+        ..common::small_run(&data, &root.path().join(name))
+    };
+    train(run("straight"), None).unwrap();
+    let straight = result(&root.path().join("straight"));
+    // All 40 samples of each of three epochs are trained on.
+    assert!(
+        straight.2[straight.2.len() - 2].ends_with("bad 3"),
+        "{:?}",
+        straight.2
+    );
+    train(run("parts"), Some(7)).unwrap();
+    train(resumed(run("parts")), None).unwrap();
+    assert!(result(&root.path().join("parts")) == straight);
 }
 
 /// Without a stop: ended by a step limit, as well as left with a checkpoint older than its log, as a kill leaves it.

@@ -13,6 +13,7 @@ use mae_trainer::checkpoint::RunConfig;
 use mae_trainer::dist::Launch;
 use mae_trainer::finetune::FinetuneStart;
 use mae_trainer::metrics::log::{DataCount, EpochLine, StepLine};
+use mae_trainer::metrics::utilisation::{Bound, Utilisation};
 use mae_trainer::observer::{Start, StepReport, Summary};
 use mae_trainer::target::PcaFit;
 use mae_trainer::tokenizer::TokenizerStart;
@@ -110,6 +111,8 @@ pub(crate) struct Progress {
     total_steps: u64,
     epochs: u64,
     pace: Pace,
+    /// What the run was last said to be bound by.
+    bound: Option<Bound>,
 }
 
 impl Progress {
@@ -129,6 +132,13 @@ impl Progress {
                 bar.set_style(style.progress_chars("=> "));
             }
             self.bar = Some(bar);
+        }
+    }
+
+    /// Says what the run is bound by and what to change, where that is news.
+    fn say_bound(&mut self, utilisation: &Utilisation) {
+        if self.bound.replace(utilisation.bound_by) != Some(utilisation.bound_by) {
+            tracing::info!("{}", utilisation.sentence());
         }
     }
 
@@ -284,6 +294,10 @@ impl Observer for Progress {
         }
     }
 
+    fn bound(&mut self, utilisation: &Utilisation) {
+        self.say_bound(utilisation);
+    }
+
     fn validating(&mut self) {
         if let Some(bar) = &self.bar {
             bar.set_message("held-out data …");
@@ -310,6 +324,9 @@ impl Observer for Progress {
             line.loss,
             counts(&line.data)
         );
+        if let Some(utilisation) = &line.utilisation {
+            self.say_bound(utilisation);
+        }
     }
 
     fn saved(&mut self, checkpoint: &Path) {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::checkpoint::foreign::{Client, ForeignError};
-use crate::config::Difference;
+use crate::config::{Difference, ListenAddress};
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -263,6 +263,16 @@ pub enum Error {
     /// Another process of the run has failed, or cannot be reached.
     #[error("{0}")]
     Ranks(String),
+    /// The page for Prometheus cannot be served.
+    #[error(
+        "cannot serve the metrics at {address}: {source}. Give --prometheus another address or port (0 is any free one), or leave it out"
+    )]
+    Listen {
+        /// Where.
+        address: ListenAddress,
+        /// Why.
+        source: io::Error,
+    },
     /// A log line that is not JSON, before the part that a resume may cut.
     #[error("{} line {line} is not a log line; move the file away to go on without it", path.display())]
     BrokenLog {

@@ -11,6 +11,7 @@ use crate::checkpoint::Best;
 use crate::config::PretrainConfig;
 use crate::finetune::FinetuneStart;
 use crate::metrics::log::{CodeUsage, EpochLine, StepLine};
+use crate::metrics::utilisation::Utilisation;
 use crate::target::PcaFit;
 use crate::tokenizer::TokenizerStart;
 
@@ -124,6 +125,8 @@ pub trait Observer {
     fn step(&mut self, _report: &StepReport) {}
     /// After an update that is logged.
     fn logged(&mut self, _line: &StepLine) {}
+    /// What the first hundred updates or so were bound by, unless an epoch ends before; those of a whole epoch are in its line.
+    fn bound(&mut self, _utilisation: &Utilisation) {}
     /// Before the held-out data is gone through.
     fn validating(&mut self) {}
     /// After an epoch.

@@ -18,11 +18,12 @@ use crate::device;
 use crate::dist::{self, Group, Stage};
 use crate::error::Result;
 use crate::metrics::log::DataCount;
+use crate::metrics::prometheus::Page;
 use crate::observer::{Observer, Outcome, Start, Unobserved};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
-use crate::run::{HeldOutFigures, Journal, Plan, Saving, Standing, Underway, next_batch};
+use crate::run::{HeldOutFigures, Journal, Measured, Plan, Saving, Standing, Underway, next_batch};
 use crate::step::{Stepper, UNDERWAY, host_input};
 use crate::target::{self, PcaFit};
 use crate::validate;
@@ -61,6 +62,7 @@ fn pretrain_in(
             .as_ref()
             .map(|checkpoint| checkpoint.info.state.step),
     )?;
+    let page = Page::serve(config.prometheus.filter(|_| group.is_first()))?;
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
     group.agree("the data", data.train.digest())?;
@@ -76,15 +78,20 @@ fn pretrain_in(
         )?;
     }
     let (mut run, fit) = Run::new(config, group, &data, checkpoint.as_ref(), observer)?;
+    let measured = Measured {
+        page,
+        loader: &data.loader,
+        device: run.stepper.mae.device().clone(),
+    };
     let mut journal = if group.is_first() {
         let settings = (config.to_toml()?, config.resume_command());
         output::prepare(&config.output_dir, settings)?;
         if let Some(fit) = fit {
             output::write_fit(&config.output_dir, &fit)?;
         }
-        Journal::open(&config.output_dir, &run.standing, observer)?
+        Journal::open(&config.output_dir, &run.standing, measured, observer)?
     } else {
-        Journal::silent(&config.output_dir, observer)
+        Journal::silent(&config.output_dir, &run.standing, measured, observer)
     };
     journal.observer.started(&Start {
         config,
@@ -257,11 +264,12 @@ impl<'a> Run<'a> {
         let (step, lr) = (self.standing.progress.step + 1, self.standing.lr());
         let share = 1.0 / (accum * self.group.world()) as f32;
         self.group.step(step);
-        let mut samples = vec![];
+        let (mut samples, mut bad_samples) = (vec![], 0);
         for part in 0..accum {
             self.group.enter(Stage::Data);
             let batch = next_batch(batches, self.standing.cursor(part))?;
             samples.extend_from_slice(batch.samples());
+            bad_samples += batch.bad().len() as u64;
             self.group.enter(Stage::Copying);
             let input = self.feeder.feed(&self.stepper.mae.config, batch)?;
             self.group.enter(Stage::Computing);
@@ -284,6 +292,7 @@ impl<'a> Run<'a> {
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
+            bad_samples,
             tokenizer: None,
         });
         self.standing.queued();
@@ -294,7 +303,7 @@ impl<'a> Run<'a> {
     fn conclude(&mut self, most: usize, journal: &mut Journal<'_>) -> Result<()> {
         let (data, plan) = (self.data, self.standing.plan);
         while let Some(outcome) = self.stepper.outcome(self.underway.len() > most)? {
-            let Some(update) = self.underway.pop_front() else {
+            let Some(mut update) = self.underway.pop_front() else {
                 return Ok(());
             };
             update.check(&outcome, (&plan, Some(self.group)), |id| {
@@ -304,24 +313,23 @@ impl<'a> Run<'a> {
                 // Ranks learn of it at different times, but none has queued more than this.
                 self.stop_at = Some(update.step + self.stepper.most_behind());
             }
-            self.standing.concluded(f64::from(outcome.loss));
             let counts = data.train.count(&update.samples);
-            // Of all ranks, where there is something to tell apart.
-            let counts = match data.parts.is_empty() {
-                true => vec![counts],
-                false => self.group.gather(counts)?,
-            };
-            for counts in counts {
+            let ranks = self.group.gather((update.bad_samples, counts))?;
+            update.bad_samples = ranks.iter().map(|(bad, _)| bad).sum();
+            for (_, counts) in ranks {
                 for (sum, count) in self.data_samples.iter_mut().zip(counts) {
                     *sum += count;
                 }
             }
+            self.standing.concluded(&update, f64::from(outcome.loss));
             // A GPU's own waiting, by its clock; else the host's.
             let waited = match self.feeder.waited()? {
                 Some(total) => total - std::mem::replace(&mut self.device_waited, total),
                 None => update.waited,
             };
-            journal.step(&update, &outcome, waited, &plan, || self.data_counts())?;
+            journal.copying(self.feeder.copying()?);
+            let standing = &self.standing;
+            journal.step(&update, &outcome, waited, standing, || self.data_counts())?;
         }
         Ok(())
     }

@@ -31,6 +31,15 @@ struct Lane {
     used: Option<CudaEvent>,
 }
 
+/// A batch that is copied.
+struct Held<T> {
+    /// Before its first byte, and behind its last.
+    begun: CudaEvent,
+    copied: CudaEvent,
+    /// What they are copied from.
+    _batch: T,
+}
+
 /// See the [module](self).
 pub(crate) struct Lanes<T> {
     device: Device,
@@ -38,12 +47,13 @@ pub(crate) struct Lanes<T> {
     copies: Arc<CudaStream>,
     lanes: Vec<Lane>,
     next: usize,
-    /// Batches whose copies may not be done, with what tells.
-    held: VecDeque<(CudaEvent, T)>,
+    /// Batches whose copies may not be done.
+    held: VecDeque<Held<T>>,
     /// Where the training stream had done all there was, and where it went on.
     gaps: VecDeque<(Arc<CudaEvent>, CudaEvent)>,
     idle_since: Option<Arc<CudaEvent>>,
     waited: Duration,
+    copying: Duration,
 }
 
 impl<T> Lanes<T> {
@@ -59,6 +69,7 @@ impl<T> Lanes<T> {
             gaps: VecDeque::new(),
             idle_since: None,
             waited: Duration::ZERO,
+            copying: Duration::ZERO,
         })
     }
 
@@ -92,6 +103,7 @@ impl<T> Lanes<T> {
         if let Some(used) = &lane.used {
             self.copies.wait(used).map_err(explain)?;
         }
+        let begun = timed(&self.copies)?;
         let copied = match copy_all(&self.copies, host, lane) {
             Ok(copied) => copied,
             Err(error) => {
@@ -101,9 +113,13 @@ impl<T> Lanes<T> {
             }
         };
         self.training.wait(&copied).map_err(explain)?;
-        self.held.push_back((copied, batch));
+        self.held.push_back(Held {
+            begun,
+            copied,
+            _batch: batch,
+        });
         if let Some(idle) = self.idle_since.take() {
-            self.gaps.push_back((idle, self.timed()?));
+            self.gaps.push_back((idle, timed(&self.training)?));
         }
         Ok(MaeInput::from_device([
             lane.pixels.clone(),
@@ -116,7 +132,7 @@ impl<T> Lanes<T> {
         if let Some(lane) = self.lanes.get_mut(self.next) {
             lane.used = Some(self.training.record_event(None).map_err(explain)?);
         }
-        self.idle_since = Some(Arc::new(self.timed()?));
+        self.idle_since = Some(Arc::new(timed(&self.training)?));
         Ok(())
     }
 
@@ -129,28 +145,27 @@ impl<T> Lanes<T> {
             if !to.try_is_complete().map_err(explain)? {
                 break;
             }
-            let gap = from.elapsed_ms(to).map_err(explain)?;
-            self.waited += Duration::from_secs_f64(f64::from(gap.max(0.0)) / 1e3);
+            self.waited += between(from, to)?;
             self.gaps.pop_front();
         }
         Ok(self.waited)
     }
 
-    fn timed(&self) -> Result<CudaEvent> {
-        self.training
-            .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
-            .map_err(explain)
+    pub(crate) fn copying(&mut self) -> Result<Duration> {
+        self.let_go(usize::MAX)?;
+        Ok(self.copying)
     }
 
     /// Drops the batches whose copies are done, waiting for the first ones while there are more than `most`: the device is busy for as
     /// long as it has these, and the loader has its memory back.
     fn let_go(&mut self, most: usize) -> Result<()> {
-        while let Some((copied, _)) = self.held.front() {
+        while let Some(held) = self.held.front() {
             if self.held.len() > most {
-                copied.synchronize().map_err(explain)?;
-            } else if !copied.try_is_complete().map_err(explain)? {
+                held.copied.synchronize().map_err(explain)?;
+            } else if !held.copied.try_is_complete().map_err(explain)? {
                 break;
             }
+            self.copying += between(&held.begun, &held.copied)?;
             self.held.pop_front();
         }
         Ok(())
@@ -164,6 +179,21 @@ impl<T> Drop for Lanes<T> {
             std::mem::forget(std::mem::take(&mut self.held));
         }
     }
+}
+
+/// An event of the stream whose time is taken.
+fn timed(stream: &CudaStream) -> Result<CudaEvent> {
+    stream
+        .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
+        .map_err(explain)
+}
+
+/// Time from one event to another, both done.
+fn between(from: &CudaEvent, to: &CudaEvent) -> Result<Duration> {
+    let milliseconds = from.elapsed_ms(to).map_err(explain)?;
+    Ok(Duration::from_secs_f64(
+        f64::from(milliseconds.max(0.0)) / 1e3,
+    ))
 }
 
 /// Queues a batch's copies; the caller keeps it until the event.

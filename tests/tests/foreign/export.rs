@@ -53,6 +53,7 @@ fn run_of(path: &Path, input_size: &str, encoder_mask_tokens: bool) -> (MaeConfi
         batch: 0,
         epoch_loss: 0.0,
         data_samples: vec![],
+        bad_samples: 0,
         seconds: 0.0,
         dataset: "d".into(),
         fingerprint: "f".into(),

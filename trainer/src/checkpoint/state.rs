@@ -113,6 +113,9 @@ pub struct RunState<C = PretrainConfig> {
     /// Samples of each data set in the epoch's updates so far.
     #[serde(default)]
     pub data_samples: Vec<u64>,
+    /// Samples so far, over all the run's parts, that could not be used and were replaced by others.
+    #[serde(default)]
+    pub bad_samples: u64,
     /// Seconds of training so far, over all the run's parts.
     pub seconds: f64,
     /// Digest of the data: names, keys and sizes. Those of several data sets are joined by `+`.

@@ -22,6 +22,7 @@ fn state(step: u64) -> RunState {
         batch: 2,
         epoch_loss: 0.1 + 0.2,
         data_samples: vec![5, 3],
+        bad_samples: 0,
         seconds: 1.0 / 3.0,
         dataset: "d".into(),
         fingerprint: "f".into(),

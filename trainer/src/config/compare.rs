@@ -44,6 +44,7 @@ pub(crate) const ALWAYS_FREE: &[&str] = &[
     "keep_last",
     "log_every",
     "eval_every",
+    "prometheus",
 ];
 
 /// Those that pre-training alone has.
@@ -149,6 +150,7 @@ mod tests {
             output_dir: Some("elsewhere".into()),
             threads: Some(7),
             log_every: Some(1),
+            prometheus: Some("9400".parse().unwrap()),
             max_steps: Some(3),
             ..Default::default()
         });
@@ -223,6 +225,7 @@ mod tests {
             cache: Some("c".into()),
             checkpoint_every: Some(1),
             keep_every: Some(1),
+            prometheus: Some("9400".parse().unwrap()),
             target: Some(TargetKind::Tokens),
             tokenizer: Some("t".into()),
             tokenizer_config: Some(TokenizerConfig {

@@ -7,6 +7,7 @@
 mod augment;
 pub(crate) mod common;
 pub(crate) mod compare;
+mod listen;
 mod masks;
 pub(crate) mod raw;
 mod sources;
@@ -25,6 +26,7 @@ use augment::CropSettings;
 use common::invalid;
 pub use common::threads;
 pub use compare::Difference;
+pub use listen::ListenAddress;
 pub use raw::RawPretrain;
 pub use sources::Sources;
 pub(crate) use sources::misread;
@@ -140,6 +142,8 @@ pub struct PretrainConfig {
     pub log_every: u64,
     pub eval_every: u64,
     pub picture_every: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<ListenAddress>,
 
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer_config: Option<TokenizerConfig>,
@@ -303,6 +307,7 @@ impl PretrainConfig {
             log_every: raw.log_every.unwrap_or(20),
             eval_every: raw.eval_every.unwrap_or(1),
             picture_every: raw.picture_every.unwrap_or(10),
+            prometheus: raw.prometheus,
             tokenizer_config: target.tokenizer_config,
         };
         config.validate()?;

@@ -10,6 +10,7 @@ use mae_model::{Precision, TokenizerConfig};
 use serde::{Deserialize, Serialize};
 
 use super::augment::CropKind;
+use super::listen::ListenAddress;
 use super::table::{one_or_many, over, read_toml};
 use super::values::{
     ByteSize, DeviceKind, InputSize, MaskSamplingKind, Resume, TargetKind, WindowSize,
@@ -385,6 +386,12 @@ pub struct RawPretrain {
         arg(long, value_name = "EPOCHS", help_heading = "Output")
     )]
     pub picture_every: Option<u64>,
+    /// Serve the run's figures to Prometheus: an address and a port (0.0.0.0:9400, at /metrics), or a port that this machine alone reaches; 0 is any free one [default: off]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "ADDRESS:PORT", help_heading = "Output")
+    )]
+    pub prometheus: Option<ListenAddress>,
 
     /// What the tokenizer is: a run writes it into its config.toml, so that the run goes on without the tokenizer's folder. No flag.
     #[cfg_attr(feature = "cli", arg(skip))]

@@ -369,7 +369,7 @@ enum Scalar {
     Text(String),
 }
 
-fn from_scalar<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn from_scalar<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err = String>,

@@ -12,7 +12,7 @@ use crate::checkpoint::foreign::ImportOptions;
 use crate::checkpoint::{RunConfig, RunKind};
 use crate::config::common::{self, invalid};
 use crate::config::compare::differences;
-use crate::config::{ByteSize, DeviceKind, Difference, InputSize, Resume};
+use crate::config::{ByteSize, DeviceKind, Difference, InputSize, ListenAddress, Resume};
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
 
@@ -93,6 +93,8 @@ pub struct FinetuneConfig {
     pub keep_last: usize,
     pub log_every: u64,
     pub eval_every: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<ListenAddress>,
 }
 
 /// The MLP ratio of runs whose settings say nothing of it.
@@ -204,6 +206,7 @@ impl FinetuneConfig {
             keep_last: raw.keep_last.unwrap_or(1),
             log_every: raw.log_every.unwrap_or(20),
             eval_every: raw.eval_every.unwrap_or(1),
+            prometheus: raw.prometheus,
         };
         config.validate()?;
         Ok(config)

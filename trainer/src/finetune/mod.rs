@@ -27,9 +27,10 @@ use crate::checkpoint::retention::Retention;
 use crate::checkpoint::{self, Best, Checkpoint, RunConfig as _};
 use crate::error::{Error, Result};
 use crate::eval::Accuracy;
+use crate::metrics::prometheus::Page;
 use crate::observer::{Observer, Outcome};
 use crate::optim::{AdamW, AdamWSettings};
-use crate::run::{HeldOutFigures, Journal, Plan, Saving, Standing, Underway, next_batch};
+use crate::run::{HeldOutFigures, Journal, Measured, Plan, Saving, Standing, Underway, next_batch};
 use crate::{device, output};
 
 pub use config::FinetuneConfig;
@@ -80,6 +81,7 @@ pub fn finetune(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let resumed = output::starting_point::<FinetuneConfig>(&config.output_dir, &config.resume)?;
+    let page = Page::serve(config.prometheus)?;
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
     if let Some(checkpoint) = &resumed {
@@ -90,7 +92,12 @@ pub fn finetune(
     let mut run = Run::new(config, &data, resumed.as_ref())?;
     let settings = (config.to_toml()?, config.resume_command());
     output::prepare(&config.output_dir, settings)?;
-    let mut journal = Journal::open(&config.output_dir, &run.standing, observer)?;
+    let measured = Measured {
+        page,
+        loader: &data.loader,
+        device: run.stepper.vit.device().clone(),
+    };
+    let mut journal = Journal::open(&config.output_dir, &run.standing, measured, observer)?;
     run.announce(resumed.as_ref(), &mut journal);
     // An end between saving a checkpoint and keeping it as the best is made up for.
     run.keep_best()?;
@@ -237,12 +244,13 @@ impl<'a> Run<'a> {
         let (accum, data) = (self.config.accum_iter, self.data);
         let (begun, waited_before) = (Instant::now(), batches.waited());
         let (before, lr) = (self.standing.progress, self.standing.lr());
-        let mut samples = vec![];
+        let (mut samples, mut bad_samples) = (vec![], 0);
         for part in 0..accum {
             let batch = next_batch(batches, self.standing.cursor(part))?;
             let number = before.step * accum as u64 + part as u64;
             let (input, training) = self.batch(&batch, number)?;
             samples.extend_from_slice(batch.samples());
+            bad_samples += batch.bad().len() as u64;
             drop(batch);
             self.stepper.batch(&input, &training, 1.0 / accum as f32)?;
         }
@@ -254,6 +262,7 @@ impl<'a> Run<'a> {
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
+            bad_samples,
             tokenizer: None,
         };
         self.stepper.apply(lr, update.step)?;
@@ -261,8 +270,9 @@ impl<'a> Run<'a> {
         if let Some(outcome) = self.stepper.update.outcome(true)? {
             let plan = self.standing.plan;
             update.check(&outcome, (&plan, None), |id| data.train.describe(id))?;
-            self.standing.concluded(f64::from(outcome.loss));
-            journal.step(&update, &outcome, update.waited, &plan, Vec::new)?;
+            self.standing.concluded(&update, f64::from(outcome.loss));
+            let standing = &self.standing;
+            journal.step(&update, &outcome, update.waited, standing, Vec::new)?;
         }
         Ok(())
     }

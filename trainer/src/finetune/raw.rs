@@ -8,7 +8,7 @@ use mae_model::{Pooling, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::config::table::{one_or_many, over, read_toml};
-use crate::config::{ByteSize, DeviceKind, InputSize, Resume};
+use crate::config::{ByteSize, DeviceKind, InputSize, ListenAddress, Resume};
 use crate::error::Result;
 
 // Apart from RawPretrain, although much is the same: serde cannot flatten a part into a struct that denies unknown fields.
@@ -330,6 +330,12 @@ pub struct RawFinetune {
         arg(long, value_name = "EPOCHS", help_heading = "Output")
     )]
     pub eval_every: Option<u64>,
+    /// Serve the run's figures to Prometheus: an address and a port (0.0.0.0:9400, at /metrics), or a port that this machine alone reaches; 0 is any free one [default: off]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "ADDRESS:PORT", help_heading = "Output")
+    )]
+    pub prometheus: Option<ListenAddress>,
 }
 
 /// A policy of RandAugment, or none.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::files;
 use crate::error::{Error, Result};
+use crate::metrics::utilisation::Utilisation;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,15 @@ pub struct StepLine {
     pub images_per_second: f64,
     /// Share of the time since the last line spent waiting for data.
     pub data_wait: f64,
+    /// Samples so far, over all the run's parts, that could not be used and were replaced by others.
+    #[serde(default)]
+    pub bad_samples: u64,
+    /// Bytes of the process in the machine's memory, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_memory: Option<u64>,
+    /// Bytes in use on the GPU, by every process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_memory: Option<u64>,
     /// Norm of the gradient before clipping, where clipping is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
@@ -103,6 +113,9 @@ pub struct EpochLine {
     /// Samples of each data set in the epoch's updates, where several are mixed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<DataCount>,
+    /// What the epoch's updates were bound by, where they were enough to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utilisation: Option<Utilisation>,
     /// Seconds of training so far, over all the run's parts.
     pub seconds: f64,
 }
@@ -217,6 +230,7 @@ fn lines_until(content: &[u8], path: &Path, step: u64, epoch_open: bool) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::utilisation::{Bound, Shares};
 
     fn step(step: u64) -> LogLine {
         LogLine::Step(StepLine {
@@ -226,6 +240,9 @@ mod tests {
             lr: 1e-3,
             images_per_second: 9.0,
             data_wait: 0.0,
+            bad_samples: step,
+            host_memory: Some(1 << 40),
+            device_memory: None,
             grad_norm: None,
             tokenizer: None,
             data: vec![],
@@ -245,6 +262,14 @@ mod tests {
                 name: "a".into(),
                 samples: 7,
             }],
+            utilisation: Some(Utilisation {
+                bound_by: Bound::Decoding,
+                shares: Shares {
+                    waiting: 1.0 / 3.0,
+                    decoding: 0.9,
+                    ..Shares::default()
+                },
+            }),
             seconds: 1.5,
         })
     }
@@ -265,6 +290,20 @@ mod tests {
         let lines = [step(1), step(3), epoch(3)];
         let path = filled(folder.path(), &lines);
         assert_eq!(read(&path).unwrap(), lines);
+    }
+
+    #[test]
+    fn lines_of_a_version_that_said_less_are_read() {
+        let line = r#"{"kind":"step","step":1,"epoch":0.5,"loss":1.0,"lr":0.1,"images_per_second":9.0,"data_wait":0.0}"#;
+        let LogLine::Step(line) = serde_json::from_str(line).unwrap() else {
+            panic!("not a step");
+        };
+        assert_eq!((line.bad_samples, line.host_memory), (0, None));
+        let line = r#"{"kind":"epoch","step":3,"epoch":1,"loss":1.0,"seconds":1.5}"#;
+        let LogLine::Epoch(line) = serde_json::from_str(line).unwrap() else {
+            panic!("not an epoch");
+        };
+        assert_eq!(line.utilisation, None);
     }
 
     #[test]

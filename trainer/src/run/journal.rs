@@ -1,25 +1,50 @@
 //! What a run says while it goes on: lines to its log, the same to TensorBoard, pictures, reports to whoever watches.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Plan, Standing, Underway};
+use candle_core::Device;
+use mae_loader::Loader;
+
+use super::{Standing, Underway};
 use crate::checkpoint::files;
 use crate::error::{Error, Result};
 use crate::metrics::log::{DataCount, EpochLine, Log, LogLine, StepLine};
+use crate::metrics::memory;
+use crate::metrics::prometheus::Page;
 use crate::metrics::tensorboard::EventFile;
 use crate::metrics::throughput::Throughput;
+use crate::metrics::utilisation::{Gauge, Utilisation};
 use crate::observer::{Observer, StepReport};
 use crate::output;
 use crate::picture::Picture;
+
+/// Updates of a part of a run after which it is said for the first time what it is bound by.
+const FIRST_SAID: u64 = 100;
+
+/// What a journal takes its figures from besides the updates, and the page that it keeps.
+pub(crate) struct Measured<'a> {
+    pub(crate) page: Page,
+    pub(crate) loader: &'a Loader,
+    /// Where the arithmetic runs.
+    pub(crate) device: Device,
+}
 
 /// See the [module](self).
 pub(crate) struct Journal<'a> {
     /// Of the first rank; the others say nothing.
     files: Option<(Log, EventFile)>,
+    measured: Measured<'a>,
     pictures: PathBuf,
     pub(crate) observer: &'a mut dyn Observer,
     throughput: Throughput,
+    /// Over the epoch's updates, or those of it that this part of the run does.
+    gauge: Gauge,
+    /// How long copies have taken so far, where they run beside the training.
+    copying: Option<Duration>,
+    /// What the last whole epoch was bound by.
+    utilisation: Option<Utilisation>,
+    said: bool,
     /// When an update was last known to be done.
     last_done: Instant,
 }
@@ -27,8 +52,9 @@ pub(crate) struct Journal<'a> {
 impl<'a> Journal<'a> {
     /// Opens the log in the run's folder, to go on where the run stands.
     pub(crate) fn open(
-        output_dir: &std::path::Path,
+        output_dir: &Path,
         standing: &Standing,
+        measured: Measured<'a>,
         observer: &'a mut dyn Observer,
     ) -> Result<Self> {
         let path = output::log_path(output_dir);
@@ -37,25 +63,44 @@ impl<'a> Journal<'a> {
             Log::open(&path, step, standing.epoch_is_open())?,
             EventFile::create(&output::events_folder(output_dir), step)?,
         );
-        Ok(Self::with(Some(files), output_dir, observer))
+        Ok(Self::with(
+            Some(files),
+            (output_dir, standing),
+            measured,
+            observer,
+        ))
     }
 
     /// Of a rank that says nothing: the first one does.
-    pub(crate) fn silent(output_dir: &std::path::Path, observer: &'a mut dyn Observer) -> Self {
-        Self::with(None, output_dir, observer)
+    pub(crate) fn silent(
+        output_dir: &Path,
+        standing: &Standing,
+        measured: Measured<'a>,
+        observer: &'a mut dyn Observer,
+    ) -> Self {
+        Self::with(None, (output_dir, standing), measured, observer)
     }
 
     fn with(
         files: Option<(Log, EventFile)>,
-        output_dir: &std::path::Path,
+        (output_dir, standing): (&Path, &Standing),
+        measured: Measured<'a>,
         observer: &'a mut dyn Observer,
     ) -> Self {
         let now = Instant::now();
+        measured
+            .page
+            .begin(standing.progress.step, standing.bad_samples);
         Journal {
             files,
+            measured,
             pictures: output::pictures_folder(output_dir),
             observer,
             throughput: Throughput::new(now),
+            gauge: Gauge::default(),
+            copying: None,
+            utilisation: None,
+            said: false,
             last_done: now,
         }
     }
@@ -63,6 +108,17 @@ impl<'a> Journal<'a> {
     /// The speed is that of the training from now on: what was before took time of another kind.
     pub(crate) fn begin(&mut self) {
         self.throughput = Throughput::new(Instant::now());
+        self.gauge = Gauge::default();
+    }
+
+    /// Copies to the device have taken so long so far, where that is measured.
+    pub(crate) fn copying(&mut self, total: Option<Duration>) {
+        self.copying = total;
+    }
+
+    /// What the epoch that is done was bound by, where its updates were enough to say.
+    pub(crate) fn utilisation(&mut self) -> Option<Utilisation> {
+        self.utilisation.take()
     }
 
     /// An update is done: reported, and logged where that is due. `data` tells the epoch's samples of each data set so far, where there
@@ -72,15 +128,17 @@ impl<'a> Journal<'a> {
         update: &Underway,
         outcome: &mae_model::Outcome,
         waited: Duration,
-        plan: &Plan,
+        standing: &Standing,
         data: impl FnOnce() -> Vec<DataCount>,
     ) -> Result<()> {
         let &Underway {
             step, lr, images, ..
         } = update;
+        let plan = &standing.plan;
         let loss = f64::from(outcome.loss);
         self.throughput.add(images, waited);
-        self.observer.step(&StepReport {
+        self.gauge(step, waited, plan.steps_per_epoch);
+        let report = StepReport {
             step,
             epoch: update.epoch,
             loss,
@@ -88,7 +146,9 @@ impl<'a> Journal<'a> {
             images,
             took: self.last_done.max(update.begun).elapsed(),
             waited,
-        });
+        };
+        self.observer.step(&report);
+        self.measured.page.step(&report);
         self.last_done = Instant::now();
         if !step.is_multiple_of(plan.log_every) && step != plan.total_steps {
             return Ok(());
@@ -101,6 +161,9 @@ impl<'a> Journal<'a> {
             lr,
             images_per_second: rate.images_per_second,
             data_wait: rate.data_wait,
+            bad_samples: standing.bad_samples,
+            host_memory: memory::of_process(),
+            device_memory: memory::of_device(&self.measured.device)?,
             // Where it is not clipped, no one asked for it.
             grad_norm: outcome.grad_norm.filter(|_| plan.clips).map(f64::from),
             tokenizer: update.tokenizer,
@@ -111,7 +174,23 @@ impl<'a> Journal<'a> {
             events.scalars(step, &step_scalars(&line))?;
         }
         self.observer.logged(&line);
+        self.measured.page.logged(&line);
         Ok(())
+    }
+
+    /// Measures what binds the updates; says so early on, and keeps it at an epoch's end.
+    fn gauge(&mut self, step: u64, waited: Duration, steps_per_epoch: u64) {
+        let loader = self.measured.loader.stats();
+        self.gauge.add(waited, loader, self.copying);
+        if step.is_multiple_of(steps_per_epoch) {
+            self.utilisation = self.gauge.reading();
+            self.said = true;
+        } else if !self.said && self.gauge.updates() >= FIRST_SAID {
+            self.said = true;
+            if let Some(utilisation) = self.gauge.reading() {
+                self.observer.bound(&utilisation);
+            }
+        }
     }
 
     /// An epoch is done.
@@ -121,6 +200,7 @@ impl<'a> Journal<'a> {
             events.scalars(line.step, &epoch_scalars(line))?;
         }
         self.observer.epoch(line);
+        self.measured.page.epoch(line);
         Ok(())
     }
 
@@ -144,6 +224,12 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
+    /// The checkpoint of `step` stands.
+    pub(crate) fn saved(&mut self, step: u64, checkpoint: &Path) {
+        self.observer.saved(checkpoint);
+        self.measured.page.saved(step);
+    }
+
     /// Brings what was logged to the disk: before a checkpoint, so that none is newer than the log.
     pub(crate) fn sync(&self) -> Result<()> {
         match &self.files {
@@ -161,7 +247,17 @@ fn step_scalars(line: &StepLine) -> Vec<(&'static str, f64)> {
         ("epoch", line.epoch),
         ("speed/images_per_second", line.images_per_second),
         ("speed/data_wait", line.data_wait),
+        ("data/bad_samples", line.bad_samples as f64),
     ];
+    let bytes = [
+        ("memory/host_bytes", line.host_memory),
+        ("memory/device_bytes", line.device_memory),
+    ];
+    scalars.extend(
+        bytes
+            .into_iter()
+            .filter_map(|(name, bytes)| Some((name, bytes? as f64))),
+    );
     scalars.extend(line.grad_norm.map(|norm| ("grad_norm", norm)));
     if let Some(tokenizer) = line.tokenizer {
         scalars.extend([

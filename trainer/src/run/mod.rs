@@ -22,7 +22,7 @@ use crate::observer::{Outcome, Summary};
 use crate::output;
 use crate::schedule::CosineSchedule;
 
-pub(crate) use self::journal::Journal;
+pub(crate) use self::journal::{Journal, Measured};
 
 /// Where a run stands between two updates, the queued ones done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +67,8 @@ pub(crate) struct Underway {
     pub(crate) begun: Instant,
     /// How long it waited for data.
     pub(crate) waited: Duration,
+    /// Samples in it that stand in for bad ones.
+    pub(crate) bad_samples: u64,
     /// What a tokenizer's update came to besides its loss.
     pub(crate) tokenizer: Option<TokenizerFigures>,
 }
@@ -168,6 +170,8 @@ pub(crate) struct Saving<'a, C> {
 pub(crate) struct Standing {
     pub(crate) plan: Plan,
     pub(crate) progress: Progress,
+    /// Samples so far that could not be used.
+    pub(crate) bad_samples: u64,
     /// The best evaluation, where the run has such.
     pub(crate) best: Option<Best>,
     /// The checkpoint that stands for a step, if any does.
@@ -190,6 +194,7 @@ impl Standing {
                 within: state.step - (state.epoch * state.steps_per_epoch).min(state.step),
                 epoch_loss: state.epoch_loss,
             }),
+            bad_samples: state.map_or(0, |state| state.bad_samples),
             best: state.and_then(|state| state.best),
             saved: from
                 .filter(|checkpoint| output::holds(output_dir, &checkpoint.info.path))
@@ -238,8 +243,9 @@ impl Standing {
     }
 
     /// An update came to `loss`.
-    pub(crate) fn concluded(&mut self, loss: f64) {
+    pub(crate) fn concluded(&mut self, update: &Underway, loss: f64) {
         self.progress.epoch_loss += loss;
+        self.bad_samples += update.bad_samples;
     }
 
     /// Logs the epoch, with what was measured on held-out data, and begins the next one.
@@ -264,6 +270,7 @@ impl Standing {
             val_top5: held_out.accuracy.map(|accuracy| accuracy.top5),
             val_codes: held_out.codes,
             data,
+            utilisation: journal.utilisation(),
             seconds: self.seconds(),
         };
         journal.epoch(&line)?;
@@ -307,6 +314,7 @@ impl Standing {
             batch: self.cursor(0).step,
             epoch_loss,
             data_samples: saving.data_samples,
+            bad_samples: self.bad_samples,
             seconds: self.seconds(),
             dataset: saving.dataset,
             fingerprint: saving.fingerprint,
@@ -316,7 +324,7 @@ impl Standing {
         };
         let folder = checkpoint::folder(saving.config.output_dir());
         let path = checkpoint::save(&folder, state, model, moments)?;
-        journal.observer.saved(&path);
+        journal.saved(step, &path);
         self.saved = Some((step, path));
         checkpoint::prune(&folder, saving.retention)
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::RawTokenizer;
 use crate::checkpoint::{RunConfig, RunKind};
 use crate::config::common::{self, invalid};
-use crate::config::{ByteSize, DeviceKind, Difference, InputSize, Resume, compare};
+use crate::config::{ByteSize, DeviceKind, Difference, InputSize, ListenAddress, Resume, compare};
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
 
@@ -50,6 +50,8 @@ pub struct TokenizerRun {
     pub keep_last: usize,
     pub log_every: u64,
     pub picture_every: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<ListenAddress>,
 }
 
 /// Besides what no kind of run minds.
@@ -109,6 +111,7 @@ impl TokenizerRun {
             keep_last: raw.keep_last.unwrap_or(1),
             log_every: raw.log_every.unwrap_or(20),
             picture_every: raw.picture_every.unwrap_or(1),
+            prometheus: raw.prometheus,
         };
         config.validate()?;
         Ok(config)

@@ -30,11 +30,12 @@ use crate::config::eval_resize;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::metrics::log::TokenizerFigures;
+use crate::metrics::prometheus::Page;
 use crate::observer::{Observer, Outcome};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
-use crate::run::{HeldOutFigures, Journal, Plan, Saving, Standing, Underway, next_batch};
+use crate::run::{HeldOutFigures, Journal, Measured, Plan, Saving, Standing, Underway, next_batch};
 use crate::update::Update;
 use crate::validate::{PICTURED, centred};
 
@@ -71,6 +72,7 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let checkpoint = output::starting_point::<TokenizerRun>(&config.output_dir, &config.resume)?;
+    let page = Page::serve(config.prometheus)?;
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
     if let Some(checkpoint) = &checkpoint {
@@ -83,7 +85,12 @@ pub fn train(
         &config.output_dir,
         (config.to_toml()?, config.resume_command()),
     )?;
-    let mut journal = Journal::open(&config.output_dir, &run.standing, observer)?;
+    let measured = Measured {
+        page,
+        loader: &data.loader,
+        device: run.tokenizer.params.flat().device().clone(),
+    };
+    let mut journal = Journal::open(&config.output_dir, &run.standing, measured, observer)?;
     journal.observer.tokenizing(&TokenizerStart {
         config,
         parameters: run.tokenizer.params.count(),
@@ -254,6 +261,7 @@ impl<'a> Run<'a> {
         let batch = next_batch(batches, self.standing.cursor(0))?;
         let pixels = held_out::pixels(&self.tokenizer, &batch)?;
         let samples = batch.samples().to_vec();
+        let bad_samples = batch.bad().len() as u64;
         drop(batch);
         let relaxation = Relaxation {
             temperature: self
@@ -279,6 +287,7 @@ impl<'a> Run<'a> {
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
+            bad_samples,
             tokenizer: Some(TokenizerFigures {
                 reconstruction: f64::from(loss.reconstruction),
                 kl: f64::from(loss.kl),
@@ -290,8 +299,8 @@ impl<'a> Run<'a> {
         if let Some(outcome) = self.update.outcome(true)? {
             let train = &self.data.train;
             done.check(&outcome, (&plan, None), |id| train.describe(id))?;
-            self.standing.concluded(f64::from(outcome.loss));
-            journal.step(&done, &outcome, done.waited, &plan, Vec::new)?;
+            self.standing.concluded(&done, f64::from(outcome.loss));
+            journal.step(&done, &outcome, done.waited, &self.standing, Vec::new)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::table::{one_or_many, over, read_toml};
-use crate::config::{ByteSize, DeviceKind, InputSize, Resume};
+use crate::config::{ByteSize, DeviceKind, InputSize, ListenAddress, Resume};
 use crate::error::Result;
 
 /// Settings of a tokenizer's training as given; `None` is "not given".
@@ -143,6 +143,12 @@ pub struct RawTokenizer {
         arg(long, value_name = "EPOCHS", help_heading = "Output")
     )]
     pub picture_every: Option<u64>,
+    /// Serve the run's figures to Prometheus: an address and a port (0.0.0.0:9400, at /metrics), or a port that this machine alone reaches; 0 is any free one [default: off]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "ADDRESS:PORT", help_heading = "Output")
+    )]
+    pub prometheus: Option<ListenAddress>,
 }
 
 impl RawTokenizer {

@@ -116,6 +116,7 @@ fn every_free_setting_exists() {
         checkpoint_key: Some("k".into()),
         model: Some("mae-tiny-patch4".into()),
         cache: Some("c".into()),
+        prometheus: Some("9400".parse().unwrap()),
         ..raw()
     });
     let fields = serde_json::to_value(all.unwrap()).unwrap();
