@@ -5,6 +5,7 @@ mod checkpoints;
 mod demo;
 mod evaluate;
 mod inspect;
+mod plan;
 mod prepare;
 mod pretrain;
 mod run;
