@@ -24,7 +24,7 @@ pub struct StepMemory {
 impl StepMemory {
     /// For batches of so many images.
     pub fn total(&self, batch: usize) -> u64 {
-        self.parameters + self.apart + self.image * batch as u64
+        (self.parameters + self.apart).saturating_add(self.image.saturating_mul(batch as u64))
     }
 
     /// The largest batch that so many bytes have room for.

@@ -11,8 +11,9 @@ use std::io::{self, Write};
 use mae_model::{Activations, MaeConfig, ParameterMemory, StepMemory};
 use mae_trainer::PretrainConfig;
 
+use self::args::Gpu;
 pub(crate) use self::args::PlanArgs;
-use self::pace::{AllReduce, Bound, Pace};
+use self::pace::{AllReduce, Bound, Cluster, Pace};
 use self::report::{Batch, Flop, LoaderNeeds, Machines, Memory, Model, Report, page};
 use crate::{Outcome, Usage};
 
@@ -24,8 +25,10 @@ const IMAGENET_BYTES: f64 = 115e3;
 pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     args.check()?;
     let config = args.run()?;
+    // Nothing is measured for a run that cannot be.
+    let machines = (args.gpu()?, args.cluster()?, args.cores()?);
     let feed = feed(args, &config)?;
-    let report = plan(args, &config, feed)?;
+    let report = plan(args, &config, machines, feed)?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
@@ -45,8 +48,6 @@ struct Feed {
 }
 
 fn feed(args: &PlanArgs, config: &PretrainConfig) -> anyhow::Result<Feed> {
-    // Nothing is measured for a run that cannot be.
-    (args.gpu()?, args.cluster()?, args.cores()?);
     let data = match &args.data[..] {
         [] => None,
         specs => Some(loader::open(specs, &args.cache)?),
@@ -80,24 +81,30 @@ fn feed(args: &PlanArgs, config: &PretrainConfig) -> anyhow::Result<Feed> {
     })
 }
 
-fn plan(args: &PlanArgs, config: &PretrainConfig, feed: Feed) -> anyhow::Result<Report> {
-    let (gpu, cluster, cores) = (args.gpu()?, args.cluster()?, args.cores()?);
+fn plan(
+    args: &PlanArgs,
+    config: &PretrainConfig,
+    (gpu, cluster, cores): (Gpu, Cluster, usize),
+    feed: Feed,
+) -> anyhow::Result<Report> {
     let (mae, keep) = (config.mae(), config.keep());
     let flops = mae.flops(keep);
     let (batch, accum) = (config.batch_size as u64, config.accum_iter as u64);
     let repeats = config.repeats as u64;
-    let images = batch * accum * cluster.ranks();
-    let of_node = (batch * accum * cluster.gpus) as f64;
-    let steps_per_epoch = feed.samples / (batch / repeats * cluster.ranks()) / accum;
+    let of_gpu = batch.saturating_mul(accum);
+    let images = of_gpu.saturating_mul(cluster.ranks());
+    let of_node = (of_gpu as f64) * cluster.gpus as f64;
+    let batches = feed.samples / (batch / repeats).saturating_mul(cluster.ranks());
+    let steps_per_epoch = batches / accum;
     if steps_per_epoch == 0 {
         return Err(Usage(format!(
-            "an epoch of {} samples has none of the {} that an update takes; lower --batch-size, --accum-iter, --gpus or --nodes",
-            feed.samples,
-            images / repeats
+            "an update takes {} samples, and an epoch has {}; lower --batch-size, --accum-iter, --gpus or --nodes",
+            images / repeats,
+            feed.samples
         ))
         .into());
     }
-    let steps = steps_per_epoch * config.epochs;
+    let steps = steps_per_epoch as f64 * config.epochs as f64;
 
     let parts = mae.parameter_memory(config.precision);
     let shards = if args.shard_optimizer {
@@ -161,7 +168,7 @@ fn plan(args: &PlanArgs, config: &PretrainConfig, feed: Feed) -> anyhow::Result<
             image_backward: flops.backward,
             image: flops.total(),
             step: flops.total() * images as f64,
-            run: flops.total() * images as f64 * steps as f64,
+            run: flops.total() * images as f64 * steps,
         },
         memory,
         loader: LoaderNeeds {
@@ -175,7 +182,7 @@ fn plan(args: &PlanArgs, config: &PretrainConfig, feed: Feed) -> anyhow::Result<
         },
         step_seconds: pace.step(),
         images_per_second: images as f64 / pace.step(),
-        hours: steps as f64 * pace.step() / 3600.0,
+        hours: steps * pace.step() / 3600.0,
         seconds: pace,
         bound,
     })
@@ -203,7 +210,7 @@ fn memory_of(
         low: parts.low,
         gradients: parts.gradients,
         moments: parts.moments,
-        activations: step.image * config.batch_size as u64,
+        activations: step.image.saturating_mul(config.batch_size as u64),
         apart: step.apart,
         total: step.total(config.batch_size),
         gpu: room,

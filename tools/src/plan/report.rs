@@ -248,7 +248,7 @@ impl Report {
                     false => String::new(),
                 };
                 format!(
-                    "Compute binds: the loader is ready in {} of the time. More GPUs, or a smaller decoder (--decoder-depth), make the \
+                    "Compute binds: the loader needs {} of an update's time. More GPUs, or a smaller decoder (--decoder-depth), make the \
                      run shorter.{sum}",
                     share(seconds.decoding.max(seconds.reading.unwrap_or(0.0)))
                 )
