@@ -6,6 +6,9 @@ use crate::config::MaeConfig;
 use crate::input::MaeInput;
 use crate::{Error, Result};
 
+/// Batches whose memory is on a GPU at a time; and batches that the host holds until they are copied.
+pub(crate) const LANES: usize = 3;
+
 /// A batch in the host's memory; lengths as in [`MaeInput::from_host`].
 #[derive(Clone, Copy)]
 pub struct HostInput<'a> {

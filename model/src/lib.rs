@@ -73,7 +73,7 @@ pub use flops::Flops;
 pub use input::MaeInput;
 pub use mae::{Mae, MaeWorkspace};
 pub use masks::ids_keep;
-pub use memory::StepMemory;
+pub use memory::{ParameterMemory, StepMemory};
 pub use names::{StateDict, StateTensor};
 pub use ops::Accumulate;
 pub use params::{ParamSpec, Params};

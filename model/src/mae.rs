@@ -161,11 +161,16 @@ impl Mae {
         (head, decoder, decoder_input, norm, trunk, ends)
     }
 
-    /// Names and shapes of [`Mae::state_dict`], without making the model; but for a tokenizer's, which it knows itself.
-    pub fn shapes(config: &MaeConfig) -> Vec<(String, Vec<usize>)> {
+    /// The trainable parameters, without making them.
+    pub(crate) fn table(config: &MaeConfig) -> ParamsBuilder {
         let mut b = ParamsBuilder::default();
         let _ = Self::stages(&mut b, config);
-        let mut shapes = b.shapes();
+        b
+    }
+
+    /// Names and shapes of [`Mae::state_dict`], without making the model; but for a tokenizer's, which it knows itself.
+    pub fn shapes(config: &MaeConfig) -> Vec<(String, Vec<usize>)> {
+        let mut shapes = Self::table(config).shapes();
         let rows = 1 + config.patches();
         shapes.push(("pos_embed".into(), vec![1, rows, config.vit.dim]));
         let decoder = vec![1, rows, config.decoder_dim];
@@ -180,10 +185,6 @@ impl Mae {
     /// If the device has no such numbers.
     pub fn set_precision(&mut self, precision: Precision) -> Result<()> {
         self.params.set_precision(precision)
-    }
-
-    fn planner(&self) -> Planner {
-        Planner::new(self.device(), self.params.precision())
     }
 
     /// The device that holds the parameters.
@@ -201,17 +202,17 @@ impl Mae {
         keep: usize,
         activations: Activations,
     ) -> Result<MaeWorkspace> {
-        self.plan(batch, keep, activations, &self.planner())
+        let planner = Planner::new(self.device(), self.params.precision());
+        Self::plan(&self.config, (batch, keep), activations, &planner)
     }
 
+    /// [`Mae::workspace`] of a model that need not be there.
     pub(crate) fn plan(
-        &self,
-        batch: usize,
-        keep: usize,
+        config: &MaeConfig,
+        (batch, keep): (usize, usize),
         activations: Activations,
         planner: &Planner,
     ) -> Result<MaeWorkspace> {
-        let config = &self.config;
         let patches = config.patches();
         if batch == 0 {
             return Err(Error::Config("a batch needs at least one image".into()));

@@ -81,6 +81,16 @@ impl ParamsBuilder {
         self.specs.iter().map(shape).collect()
     }
 
+    /// Trainable numbers, without gaps.
+    pub(crate) fn count(&self) -> usize {
+        self.specs.iter().map(|spec| spec.len).sum()
+    }
+
+    /// Numbers of a flat tensor, gaps included.
+    pub(crate) fn flat_len(&self) -> usize {
+        self.end
+    }
+
     /// Allocates and initialises.
     pub(crate) fn build(self, device: &Device, seed: u64) -> Result<Params> {
         let mut numbers = vec![0f32; self.end];

@@ -1,4 +1,5 @@
-//! Where a step's time goes, by operation. Off until [`start`]; then every operation counts its calls and its time.
+//! Where a step's time goes, by operation. Off until [`start`]; then every operation counts its calls and its time, products and
+//! attention their floating-point operations too.
 //!
 //! Operations follow one another on one thread and share their work among the compute threads, so the times add up to that of
 //! the step, but for what lies between operations.
@@ -13,7 +14,7 @@ use candle_core::Device;
 static ON: AtomicBool = AtomicBool::new(false);
 /// The device to wait for at an operation's end, where it works on after the host has queued it.
 static DEVICE: Mutex<Option<Device>> = Mutex::new(None);
-static TIMES: Mutex<BTreeMap<&'static str, (u64, Duration)>> = Mutex::new(BTreeMap::new());
+static TIMES: Mutex<BTreeMap<&'static str, OpTime>> = Mutex::new(BTreeMap::new());
 
 /// What one operation took since [`start`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct OpTime {
     pub calls: u64,
     /// All calls together.
     pub time: Duration,
+    /// Floating-point operations of all calls, as [`crate::flops`] counts them, so that what is computed again is left out.
+    pub flop: u64,
 }
 
 /// Begins to count operations on `device`, from nothing. A GPU is waited for after each, so each pays for its launch.
@@ -37,10 +40,7 @@ pub fn start(device: &Device) {
 pub fn finish() -> Vec<OpTime> {
     ON.store(false, Ordering::Relaxed);
     let times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut times: Vec<OpTime> = times
-        .iter()
-        .map(|(&name, &(calls, time))| OpTime { name, calls, time })
-        .collect();
+    let mut times: Vec<OpTime> = times.values().copied().collect();
     times.sort_by_key(|op| std::cmp::Reverse(op.time));
     times
 }
@@ -49,13 +49,22 @@ pub fn finish() -> Vec<OpTime> {
 pub(crate) fn span(name: &'static str) -> Span {
     Span {
         name,
+        flop: 0,
         started: ON.load(Ordering::Relaxed).then(Instant::now),
     }
 }
 
 pub(crate) struct Span {
     name: &'static str,
+    flop: usize,
     started: Option<Instant>,
+}
+
+impl Span {
+    /// Of so many floating-point operations.
+    pub(crate) fn of(self, flop: usize) -> Self {
+        Self { flop, ..self }
+    }
 }
 
 impl Drop for Span {
@@ -66,9 +75,15 @@ impl Drop for Span {
                 let _ = device.synchronize();
             }
             let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
-            let (calls, time) = times.entry(self.name).or_default();
-            *calls += 1;
-            *time += started.elapsed();
+            let op = times.entry(self.name).or_insert(OpTime {
+                name: self.name,
+                calls: 0,
+                time: Duration::ZERO,
+                flop: 0,
+            });
+            op.calls += 1;
+            op.time += started.elapsed();
+            op.flop += self.flop as u64;
         }
     }
 }

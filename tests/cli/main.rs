@@ -6,6 +6,7 @@ mod demo;
 mod evaluate;
 mod inspect;
 mod metrics;
+mod plan;
 mod prepare;
 mod pretrain;
 #[cfg(feature = "mpi")]

@@ -16,6 +16,7 @@ use crate::export::ExportArgs;
 use crate::finetune::FinetuneArgs;
 use crate::index::IndexArgs;
 use crate::inspect::InspectArgs;
+use crate::plan::PlanArgs;
 use crate::pretrain::PretrainArgs;
 use crate::selftest::SelftestArgs;
 use crate::shard::ShardArgs;
@@ -132,6 +133,7 @@ pub(crate) enum Command {
     Study(StudyArgs),
     Export(ExportArgs),
     Bench(BenchArgs),
+    Plan(Box<PlanArgs>),
     Demo(DemoArgs),
     Selftest(SelftestArgs),
     /// Print a script that completes `mae` commands in a shell

@@ -6,12 +6,36 @@ use anyhow::Context as _;
 use mae_loader::shard::{Limits, ShardTarget, ShardWriter};
 use rayon::prelude::*;
 
-/// Height and width: those of a photograph prepared by `mae shard --short-side 256`.
-const PICTURE: (usize, usize) = (256, 341);
+/// What pictures are made as.
+#[derive(Clone, Copy)]
+pub(crate) struct Form {
+    height: usize,
+    width: usize,
+    /// Of the JPEG.
+    quality: u8,
+    /// Range of the noise in each pixel, of 256.
+    noise: f32,
+}
 
-/// Pictures in shards: waves of many lengths and directions with a little noise, which a JPEG of quality 90 makes as large as a photograph
-/// of that size.
-pub(crate) fn shards(folder: &Path, count: usize) -> anyhow::Result<()> {
+/// As a photograph prepared by `mae shard --short-side 256`.
+pub(crate) const PREPARED: Form = Form {
+    height: 256,
+    width: 341,
+    quality: 90,
+    noise: 16.0,
+};
+
+/// As most photographs of ImageNet-1k, in pixels and in bytes.
+pub(crate) const PHOTOGRAPH: Form = Form {
+    height: 375,
+    width: 500,
+    quality: 85,
+    noise: 104.0,
+};
+
+/// Pictures in shards: waves of many lengths and directions with noise, which a JPEG makes about as large as a photograph of that
+/// size.
+pub(crate) fn shards(folder: &Path, count: usize, form: Form) -> anyhow::Result<()> {
     let pattern = "made-%06d.tar".parse().map_err(anyhow::Error::msg)?;
     let target = ShardTarget::prepare(folder, pattern, true)?;
     let limits = Limits {
@@ -22,7 +46,7 @@ pub(crate) fn shards(folder: &Path, count: usize) -> anyhow::Result<()> {
     for from in (0..count).step_by(64) {
         let made: Vec<anyhow::Result<Vec<u8>>> = (from..(from + 64).min(count))
             .into_par_iter()
-            .map(|index| picture(index as u64))
+            .map(|index| picture(index as u64, form))
             .collect();
         for (i, jpeg) in made.into_iter().enumerate() {
             writer.write(&format!("{:08}", from + i), &[("jpg", &jpeg?)])?;
@@ -32,7 +56,7 @@ pub(crate) fn shards(folder: &Path, count: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn picture(index: u64) -> anyhow::Result<Vec<u8>> {
+fn picture(index: u64, form: Form) -> anyhow::Result<Vec<u8>> {
     let mut state = index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = move || {
         state = state
@@ -40,7 +64,12 @@ fn picture(index: u64) -> anyhow::Result<Vec<u8>> {
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1 << 24) as f32
     };
-    let (height, width) = PICTURE;
+    let Form {
+        height,
+        width,
+        quality,
+        noise,
+    } = form;
     // Amplitudes fall with frequency, as in nature.
     let waves: Vec<[f32; 6]> = (0..24)
         .map(|i| {
@@ -67,13 +96,13 @@ fn picture(index: u64) -> anyhow::Result<Vec<u8>> {
                 .zip(sizes)
                 .for_each(|(sum, size)| *sum += size * wave * 4.0);
         }
-        let noise = 16.0 * (next() - 0.5);
+        let noise = noise * (next() - 0.5);
         for (out, sum) in pixel.iter_mut().zip(sums) {
             *out = (sum + noise) as u8;
         }
     }
     let mut bytes = Vec::new();
-    jpeg_encoder::Encoder::new(&mut bytes, 90)
+    jpeg_encoder::Encoder::new(&mut bytes, quality)
         .encode(
             &rgb,
             width as u16,

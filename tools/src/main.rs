@@ -11,6 +11,7 @@ mod finetune;
 mod index;
 mod inspect;
 mod made;
+mod plan;
 mod pretrain;
 mod progress;
 mod report;
@@ -79,6 +80,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Study(args) => study::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(args),
+        Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions { shell } => {

@@ -1,4 +1,4 @@
-//! Sizes in bytes, as people write and read them.
+//! Sizes in bytes, and other quantities, as people write and read them.
 
 use mae_loader::MemoryBound;
 
@@ -16,6 +16,28 @@ pub(crate) fn show_bytes(bytes: u64) -> String {
         value /= 1000.0;
     }
     format!("{value:.1} TB")
+}
+
+/// `125 GFLOP`, `1.02 PFLOP`: three digits.
+pub(crate) fn show_flop(flop: f64) -> String {
+    let mut value = flop / 1e6;
+    let units = ["MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"];
+    for unit in units {
+        if value < 999.5 {
+            return three_digits(value, unit);
+        }
+        value /= 1e3;
+    }
+    three_digits(value, "ZFLOP")
+}
+
+fn three_digits(value: f64, unit: &str) -> String {
+    let digits = match value {
+        _ if value < 9.995 => 2,
+        _ if value < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
 }
 
 /// A loader's memory bound, with its parts.
@@ -59,6 +81,19 @@ mod tests {
         assert_eq!(show_bytes(1_842_014), "1.8 MB");
         assert_eq!(show_bytes(999_960), "1.0 MB");
         assert_eq!(show_bytes(5_200_000_000_000), "5.2 TB");
+    }
+
+    #[test]
+    fn operations_have_three_digits() {
+        for (flop, shown) in [
+            (2.5e5, "0.25 MFLOP"),
+            (58.04e9, "58.0 GFLOP"),
+            (999.6e9, "1.00 TFLOP"),
+            (1.018e21, "1.02 ZFLOP"),
+            (5e24, "5000 ZFLOP"),
+        ] {
+            assert_eq!(show_flop(flop), shown);
+        }
     }
 
     #[test]

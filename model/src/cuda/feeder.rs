@@ -16,11 +16,8 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, InplaceOp1, Layout, Te
 use super::failed;
 use crate::Result;
 use crate::config::MaeConfig;
-use crate::feed::HostInput;
+use crate::feed::{HostInput, LANES};
 use crate::input::MaeInput;
-
-/// Batches whose memory is on the device at a time; and batches that the host holds until they are copied.
-pub(crate) const LANES: usize = 3;
 
 /// Device memory of a batch.
 struct Lane {

@@ -22,7 +22,7 @@ use crate::kernels::update::AdamW;
 use crate::kernels::{Arg, Channels};
 use crate::{Error, Result};
 
-pub(crate) use feeder::{LANES, Lanes};
+pub(crate) use feeder::Lanes;
 pub(crate) use product::product;
 pub(crate) use readback::{Readback, Reading};
 pub(crate) use recorder::{Key, Recorder};

@@ -201,6 +201,12 @@ fn split<const N: usize>(mut rest: &mut [f32], lengths: [usize; N]) -> [&mut [f3
     })
 }
 
+/// Of the two products of a forward pass that makes `out` `[B, N, D]`. A backward pass has four, and makes the scores again.
+fn flop(out: &Tensor) -> Result<usize> {
+    let (batch, tokens, dim) = out.dims3()?;
+    Ok(2 * 2 * batch * tokens * tokens * dim)
+}
+
 /// `out = softmax(q · kᵀ / sqrt(W) + added) · v`, head by head, where q, k and v are `qkv + bias`.
 ///
 /// # Errors
@@ -212,7 +218,7 @@ pub fn forward<'a>(
     out: &Tensor,
     stats: &Tensor,
 ) -> Result<()> {
-    let _span = span("attention, forward");
+    let _span = span("attention, forward").of(flop(out)?);
     let heads = heads.into();
     #[cfg(any(feature = "cuda", feature = "host-kernels"))]
     if let Some(engine) = kernels::engine(qkv) {
@@ -314,7 +320,7 @@ pub fn backward<'a>(
     dbias: Range<usize>,
     mode: Accumulate,
 ) -> Result<()> {
-    let _span = span("attention, backward");
+    let _span = span("attention, backward").of(2 * flop(out)?);
     let heads = heads.into();
     #[cfg(any(feature = "cuda", feature = "host-kernels"))]
     if let Some(engine) = kernels::engine(qkv) {

@@ -22,7 +22,7 @@ use crate::profile::span;
 /// # Errors
 /// If a tensor is not a contiguous f32 tensor of a fitting size.
 pub fn forward(x: &Tensor, weight: &Tensor, y: &Tensor, precision: Precision) -> Result<()> {
-    let _span = span("product, forward");
+    let _span = span("product, forward").of(2 * x.elem_count() * weight.dim(0)?);
     #[cfg(any(feature = "cuda", feature = "host-kernels"))]
     if let Some(engine) = kernels::engine(x) {
         return kernels::product::forward(&engine, x, weight, y, precision);
@@ -68,7 +68,7 @@ pub fn backward_input(
     dx: &Tensor,
     precision: Precision,
 ) -> Result<()> {
-    let _span = span("product, input's gradient");
+    let _span = span("product, input's gradient").of(2 * weight.elem_count() * rows(dy)?);
     #[cfg(any(feature = "cuda", feature = "host-kernels"))]
     if let Some(engine) = kernels::engine(dy) {
         return kernels::product::backward_input(&engine, dy, weight, dx, precision);
@@ -96,7 +96,7 @@ pub fn backward_weight(
     mode: Accumulate,
     precision: Precision,
 ) -> Result<()> {
-    let _span = span("product, weight's gradient");
+    let _span = span("product, weight's gradient").of(2 * weight.len() * rows(dy)?);
     let n = dy.dim(candle_core::D::Minus1)?;
     let k = weight.len() / n;
     let m = dy.elem_count() / n;
@@ -113,6 +113,11 @@ pub fn backward_weight(
         product(dw, add, Mat::new(dy, m, n).t(), Mat::new(x, m, k));
         Ok(())
     })
+}
+
+/// Leading dimensions, flattened.
+fn rows(x: &Tensor) -> Result<usize> {
+    Ok(x.elem_count() / x.dim(candle_core::D::Minus1)?.max(1))
 }
 
 fn on_cpu(precision: Precision) -> Result<()> {

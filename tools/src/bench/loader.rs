@@ -168,7 +168,9 @@ pub(crate) fn run(args: &LoaderArgs) -> anyhow::Result<Outcome> {
         );
         let mut run = measure(args, &loader, threads, cores)?;
         if args.bare {
-            run.bare_images_per_second = Some(measure_bare(args, &loader, threads)?);
+            let window = Duration::from_secs_f64(args.seconds / args.windows as f64);
+            let rate = bare(&loader, threads, args.repeats, (window, args.windows))?;
+            run.bare_images_per_second = Some(rate.images_per_second);
         }
         report.runs.push(run);
     }
@@ -320,9 +322,21 @@ fn summary(windows: &[Run]) -> Run {
     }
 }
 
-/// The same work in loops of their own, one for each thread: images a second, the median over windows.
-fn measure_bare(args: &LoaderArgs, loader: &Loader, threads: usize) -> anyhow::Result<f64> {
-    let window = Duration::from_secs_f64(args.seconds / args.windows as f64);
+/// How fast images are made in loops of their own.
+pub(crate) struct Bare {
+    /// The median over windows.
+    pub(crate) images_per_second: f64,
+    /// By the processor time used, which other programs on the machine do not distort.
+    pub(crate) images_per_cpu_second: Option<f64>,
+}
+
+/// The same work as in batches, in loops of their own, one for each thread; one window more, the first, is not counted.
+pub(crate) fn bare(
+    loader: &Loader,
+    threads: usize,
+    repeats: usize,
+    (window, windows): (Duration, usize),
+) -> anyhow::Result<Bare> {
     let (stop, done, start) = (
         AtomicBool::new(false),
         AtomicU64::new(0),
@@ -337,21 +351,24 @@ fn measure_bare(args: &LoaderArgs, loader: &Loader, threads: usize) -> anyhow::R
                     start.wait();
                     while !stop.load(Ordering::Relaxed) {
                         images.next_sample()?;
-                        done.fetch_add(args.repeats as u64, Ordering::Relaxed);
+                        done.fetch_add(repeats as u64, Ordering::Relaxed);
                     }
                     Ok(())
                 })
             })
             .collect();
         start.wait();
-        let mut rates = Vec::with_capacity(args.windows);
+        let mut rates = Vec::with_capacity(windows);
         std::thread::sleep(window);
-        for _ in 0..args.windows {
+        let (first, usage) = (done.load(Ordering::Relaxed), process::usage());
+        for _ in 0..windows {
             let (at, before) = (Instant::now(), done.load(Ordering::Relaxed));
             std::thread::sleep(window);
             let images = done.load(Ordering::Relaxed) - before;
             rates.push(images as f64 / at.elapsed().as_secs_f64());
         }
+        let used = usage.zip(process::usage());
+        let images = done.load(Ordering::Relaxed) - first;
         stop.store(true, Ordering::Relaxed);
         for worker in workers {
             match worker.join() {
@@ -359,7 +376,13 @@ fn measure_bare(args: &LoaderArgs, loader: &Loader, threads: usize) -> anyhow::R
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        Ok(median(rates))
+        Ok(Bare {
+            images_per_second: median(rates),
+            images_per_cpu_second: used
+                .map(|(a, b)| b.cpu_seconds - a.cpu_seconds)
+                .filter(|&seconds| seconds > 0.0)
+                .map(|seconds| images as f64 / seconds),
+        })
     })
 }
 

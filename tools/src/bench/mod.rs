@@ -1,6 +1,6 @@
 //! `mae bench`: how fast the parts are on this machine.
 
-mod loader;
+pub(crate) mod loader;
 mod process;
 mod run;
 mod step;

@@ -26,10 +26,17 @@ pub(crate) fn usage() -> Option<Usage> {
 
 /// Most resident memory since the start or the last [`forget_peak`], in bytes.
 pub(crate) fn peak_memory() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// Resident memory now, in bytes.
+pub(crate) fn resident_memory() -> Option<u64> {
+    status("VmRSS:")
+}
+
+fn status(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
 }
@@ -49,6 +56,7 @@ mod tests {
         let before = usage().unwrap();
         let memory = vec![1u8; 64 << 20];
         assert!(peak_memory().unwrap() > 64 << 20);
+        assert!(resident_memory().unwrap() > 64 << 20);
         assert!(usage().unwrap().minor_faults > before.minor_faults);
         drop(memory);
     }

@@ -123,7 +123,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let data = match &args.data[..] {
         [] => {
             tracing::info!("making {} pictures", args.pictures);
-            made::shards(folder.path(), args.pictures)?;
+            made::shards(folder.path(), args.pictures, made::PREPARED)?;
             vec![folder.path().join("*.tar").display().to_string()]
         }
         given => given.to_vec(),

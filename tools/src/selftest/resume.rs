@@ -25,7 +25,7 @@ pub(crate) fn is_exact(device: DeviceKind) -> anyhow::Result<bool> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let data = folder.path().join("data");
     fs::create_dir(&data)?;
-    made::shards(&data, PICTURES)?;
+    made::shards(&data, PICTURES, made::PREPARED)?;
     let run = |name: &str, resume, stop_after| -> anyhow::Result<()> {
         let raw = RawPretrain {
             data: Some(vec![data.join("*.tar").display().to_string()]),

@@ -1,5 +1,7 @@
 //! `mae bench step`: how long an update takes, part by part, and what of the machine's product rate it reaches.
 
+mod report;
+
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -7,17 +9,15 @@ use anyhow::Context as _;
 use candle_core::{Device, Tensor};
 use clap::Args;
 use mae_model::ops::linear;
-use mae_model::profile::{self, OpTime};
+use mae_model::profile;
 use mae_model::{Activations, Mae, MaeConfig, MaeInput, Precision, memory};
 use mae_trainer::Stepper;
 use mae_trainer::config::{DeviceKind, InputSize};
 use mae_trainer::optim::{AdamW, AdamWSettings};
-use serde::Serialize;
 
-use super::median;
-use super::process;
-use crate::units::show_bytes;
-use crate::{Outcome, Usage, table};
+use self::report::{Milliseconds, Report, page, per_step};
+use super::{median, process};
+use crate::{Outcome, Usage};
 
 /// Side of the square matrices whose product gives the machine's rate, on the CPU and on a GPU.
 const PRODUCT_SIDE: usize = 2048;
@@ -95,56 +95,6 @@ pub(crate) struct StepArgs {
     json: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Report {
-    model: String,
-    parameters: usize,
-    image_size: (usize, usize),
-    batch_size: usize,
-    visible_patches: usize,
-    removed_patches: usize,
-    device: String,
-    precision: Precision,
-    threads: usize,
-    steps: usize,
-    images_per_second: f64,
-    /// Medians over the steps.
-    milliseconds: Milliseconds,
-    /// Operations of the products for one image, forward and backward.
-    gigaflop_per_image: f64,
-    /// Of the whole step.
-    gigaflop_per_second: f64,
-    product_gigaflop_per_second: f64,
-    /// Of forward and backward, over the product rate.
-    share_of_product_rate: f64,
-    peak_memory_bytes: Option<u64>,
-    /// Peak less 16 bytes a parameter: weights, gradients, two moments.
-    memory_beyond_parameters_bytes: Option<u64>,
-    minor_faults_per_step: Option<f64>,
-    loss: f32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    profile: Option<Vec<Operation>>,
-}
-
-#[derive(Debug, Serialize)]
-struct Milliseconds {
-    step: f64,
-    step_min: f64,
-    step_max: f64,
-    forward: f64,
-    backward: f64,
-    optimizer: f64,
-}
-
-/// One operation in an average step.
-#[derive(Debug, Serialize)]
-struct Operation {
-    name: String,
-    calls: f64,
-    milliseconds: f64,
-    share: f64,
-}
-
 pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
     if args.steps == 0 || args.batch_size == 0 {
         return Err(Usage("--steps and --batch-size must be above 0".to_owned()).into());
@@ -162,6 +112,7 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
     let inputs = (0..INPUTS)
         .map(|seed| input(&config, args.batch_size, keep, seed as u64, &device))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let before = taken(&device)?;
     let mut mae = Mae::new(config.clone(), &device, 0)?;
     mae.set_precision(precision)
         .map_err(|error| Usage(error.to_string()))?;
@@ -210,11 +161,11 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
     if args.profile {
         profile::start(&device);
     }
-    let before = process::usage();
+    let usage = process::usage();
     let times = (warm_up..warm_up + args.steps)
         .map(&mut step)
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let used = before.zip(process::usage());
+    let used = usage.zip(process::usage());
     let operations = args.profile.then(profile::finish);
 
     let part = |i: usize| median(times.iter().map(|t| t[i].as_secs_f64()).collect());
@@ -229,10 +180,14 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
     };
     let step_seconds = median(whole.clone());
     let flop = config.flops(keep).total() * args.batch_size as f64;
-    let peak = match memory::of_device(&device)? {
-        Some((free, all)) => Some(all - free),
-        None => process::peak_memory(),
+    let peak = match device.is_cpu() {
+        true => process::peak_memory(),
+        false => taken(&device)?,
     };
+    let counted = operations.as_ref().map(|operations| {
+        let flop: u64 = operations.iter().map(|op| op.flop).sum();
+        flop as f64 / (args.steps * args.batch_size) as f64 / 1e9
+    });
     let report = Report {
         model: args.model.clone(),
         parameters,
@@ -260,9 +215,14 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
         peak_memory_bytes: peak,
         memory_beyond_parameters_bytes: peak
             .map(|peak| peak.saturating_sub(16 * parameters as u64)),
+        planned_memory_bytes: stepper.memory().total(args.batch_size),
+        grown_memory_bytes: peak
+            .zip(before)
+            .map(|(peak, before)| peak.saturating_sub(before)),
         minor_faults_per_step: used
             .map(|(a, b)| (b.minor_faults - a.minor_faults) as f64 / args.steps as f64),
         loss,
+        counted_gigaflop_per_image: counted,
         profile: operations.map(|operations| per_step(&operations, args.steps, &whole)),
     };
     let mut out = io::stdout().lock();
@@ -272,6 +232,14 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
         out.write_all(page(&report).as_bytes())?;
     }
     Ok(Outcome::Done)
+}
+
+/// Memory that is taken now: of the GPU, or by this process.
+fn taken(device: &Device) -> anyhow::Result<Option<u64>> {
+    Ok(match memory::of_device(device)? {
+        Some((free, all)) => Some(all - free),
+        None => process::resident_memory(),
+    })
 }
 
 fn config(args: &StepArgs) -> mae_model::Result<MaeConfig> {
@@ -384,89 +352,4 @@ fn random(seed: u64) -> impl FnMut() -> usize {
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize
     }
-}
-
-fn per_step(operations: &[OpTime], steps: usize, whole: &[f64]) -> Vec<Operation> {
-    let all: f64 = whole.iter().sum();
-    let known: f64 = operations.iter().map(|op| op.time.as_secs_f64()).sum();
-    let operation = |name: &str, calls: u64, seconds: f64| Operation {
-        name: name.to_owned(),
-        calls: calls as f64 / steps as f64,
-        milliseconds: seconds * 1e3 / steps as f64,
-        share: seconds / all,
-    };
-    operations
-        .iter()
-        .map(|op| operation(op.name, op.calls, op.time.as_secs_f64()))
-        .chain([operation("between operations", 0, (all - known).max(0.0))])
-        .collect()
-}
-
-fn page(report: &Report) -> String {
-    let ms = |x: f64| format!("{x:.1}");
-    let size = |bytes: Option<u64>| bytes.map_or_else(|| "–".to_owned(), show_bytes);
-    let mut rows: Vec<Vec<String>> = [
-        ("img/s", format!("{:.2}", report.images_per_second)),
-        ("ms a step", ms(report.milliseconds.step)),
-        (
-            "  lowest – highest",
-            format!(
-                "{:.1}–{:.1}",
-                report.milliseconds.step_min, report.milliseconds.step_max
-            ),
-        ),
-        ("  forward", ms(report.milliseconds.forward)),
-        ("  backward", ms(report.milliseconds.backward)),
-        ("  optimiser", ms(report.milliseconds.optimizer)),
-        (
-            "GFLOP an image",
-            format!("{:.2}", report.gigaflop_per_image),
-        ),
-        ("GFLOP/s", format!("{:.0}", report.gigaflop_per_second)),
-        (
-            "  of a large product",
-            format!("{:.0}", report.product_gigaflop_per_second),
-        ),
-        (
-            "  forward + backward, share of it",
-            format!("{:.1}%", report.share_of_product_rate * 100.0),
-        ),
-        ("peak memory", size(report.peak_memory_bytes)),
-        (
-            "  less 16 bytes a parameter",
-            size(report.memory_beyond_parameters_bytes),
-        ),
-        (
-            "minor faults a step",
-            report
-                .minor_faults_per_step
-                .map_or_else(|| "–".to_owned(), |faults| format!("{faults:.0}")),
-        ),
-        ("loss", format!("{:.4}", report.loss)),
-    ]
-    .map(|(name, value)| vec![name.to_owned(), value])
-    .to_vec();
-    rows.insert(0, vec!["batch".to_owned(), report.batch_size.to_string()]);
-    let head = [
-        format!("{}, {} {}", report.model, report.device, report.precision),
-        format!("{} thr", report.threads),
-    ];
-    let mut text = table::text(&head, &rows);
-    if let Some(operations) = &report.profile {
-        let head = ["operation", "calls a step", "ms a step", "share"].map(str::to_owned);
-        let rows: Vec<Vec<String>> = operations
-            .iter()
-            .map(|op| {
-                vec![
-                    op.name.clone(),
-                    format!("{:.0}", op.calls),
-                    format!("{:.2}", op.milliseconds),
-                    format!("{:.1}%", op.share * 100.0),
-                ]
-            })
-            .collect();
-        text.push('\n');
-        text.push_str(&table::text(&head, &rows));
-    }
-    text
 }
