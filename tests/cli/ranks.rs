@@ -1,4 +1,4 @@
-//! `mae pretrain` on several processes under `mpirun`: the same numbers as on one, and an end for all where one fails.
+//! `mae pretrain` and `mae finetune` on several processes under `mpirun`: the same numbers as on one, and an end for all where one fails.
 
 use std::fs;
 use std::process::{Child, Command, Output, Stdio};
@@ -30,7 +30,11 @@ fn command(scene: &Scene, ranks: usize, name: &str, batch: &str, more: &[&str]) 
     let mut args = vec!["pretrain", "--config", "run.toml", "--output-dir", name];
     args.extend(["--batch-size", batch]);
     args.extend(more);
-    let mae = scene.command(&args);
+    under_mpirun(scene, ranks, &args)
+}
+
+fn under_mpirun(scene: &Scene, ranks: usize, args: &[&str]) -> Command {
+    let mae = scene.command(args);
     let mut mpirun = Command::new("mpirun");
     mpirun
         .args(["--oversubscribe", "-n", &ranks.to_string()])
@@ -79,7 +83,14 @@ fn same(scene: &Scene, one: &str, other: &str) {
     assert_eq!(one.len(), other.len());
     for (a, b) in one.iter().zip(&other) {
         assert_eq!((&a["kind"], &a["step"]), (&b["kind"], &b["step"]));
-        for figure in ["loss", "val_loss", "grad_norm", "lr"] {
+        for figure in [
+            "loss",
+            "val_loss",
+            "grad_norm",
+            "lr",
+            "val_top1",
+            "val_top5",
+        ] {
             let (a, b) = (a[figure].as_f64(), b[figure].as_f64());
             assert_eq!(a.is_some(), b.is_some(), "{figure}");
             let (a, b) = (a.unwrap_or_default(), b.unwrap_or_default());
@@ -120,6 +131,45 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     let said = text(&refused);
     let both = "images of an update: the checkpoint has 12 (batch_size 6 × accum_iter 2 × 1 processes), this run 36";
     assert!(said.contains(both), "{said}");
+}
+
+/// Without what is drawn for a batch: mixing and drop path.
+const FINETUNE: &str = r#"
+data = "data"
+val-data = "data"
+from-scratch = true
+accum-iter = 2
+epochs = 3
+lr = 1e-3
+clip-grad = 1.0
+aa = "none"
+reprob = 0.0
+mixup = 0.0
+cutmix = 0.0
+drop-path = 0.0
+threads = 1
+log-every = 1
+"#;
+
+#[test]
+fn a_classifier_is_finetuned_as_by_one() {
+    let scene = scene();
+    let kept = |line: &&str| !line.starts_with("decoder");
+    let dimensions: Vec<&str> = SMALL_MODEL.lines().filter(kept).collect();
+    let settings = [FINETUNE, &dimensions.join("\n")].concat();
+    scene.write("finetune.toml", settings.as_bytes());
+    for (ranks, name, batch) in [(1, "one", "6"), (2, "two", "3"), (3, "three", "2")] {
+        let mut args = vec!["finetune", "--config", "finetune.toml"];
+        args.extend(["--output-dir", name, "--batch-size", batch]);
+        let ran = under_mpirun(&scene, ranks, &args)
+            .output()
+            .expect("mpirun runs");
+        assert!(ran.status.success(), "{}", text(&ran));
+        same(&scene, "one", name);
+    }
+    let last = log(&scene, "three").pop().expect("a line");
+    assert!(last["val_top1"].as_f64().is_some_and(|top1| top1 > 0.0));
+    assert_eq!(scene.names("three"), scene.names("one"));
 }
 
 /// A run that does not end by itself.

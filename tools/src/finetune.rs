@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use mae_trainer::dist::Launch;
 use mae_trainer::finetune::pretrained;
 use mae_trainer::{FinetuneConfig, RawFinetune};
 
@@ -48,9 +49,10 @@ pub(crate) fn run(args: FinetuneArgs) -> anyhow::Result<Outcome> {
 }
 
 fn resolve(args: FinetuneArgs) -> mae_trainer::Result<FinetuneConfig> {
-    let raw = match args.config {
+    let mut raw = match args.config {
         Some(path) => args.settings.over(RawFinetune::from_toml_file(&path)?)?,
         None => args.settings,
     };
+    raw.launch = Some(Launch::from_env()?);
     FinetuneConfig::resolve(raw, pretrained)
 }

@@ -83,16 +83,15 @@ fn pretrain_in(
         loader: &data.loader,
         device: run.stepper.mae.device().clone(),
     };
-    let mut journal = if group.is_first() {
+    if group.is_first() {
         let settings = (config.to_toml()?, config.resume_command());
         output::prepare(&config.output_dir, settings)?;
         if let Some(fit) = fit {
             output::write_fit(&config.output_dir, &fit)?;
         }
-        Journal::open(&config.output_dir, &run.standing, measured, observer)?
-    } else {
-        Journal::silent(&config.output_dir, &run.standing, measured, observer)
-    };
+    }
+    let folder = (config.output_dir.as_path(), group.is_first());
+    let mut journal = Journal::open(folder, &run.standing, measured, observer)?;
     journal.observer.started(&Start {
         config,
         parameters: run.stepper.mae.params.count(),

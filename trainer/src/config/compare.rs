@@ -88,24 +88,32 @@ pub(crate) fn differences<C: serde::Serialize>(
         .collect()
 }
 
+/// The difference in the images of an update, of each run its batch size, batches an update and processes, if there is one. How they are
+/// cut up may change.
+pub(crate) fn other_images(given: [usize; 3], saved: [usize; 3]) -> Option<Difference> {
+    let images = |run: [usize; 3]| run.iter().product::<usize>();
+    let show = |run: [usize; 3]| {
+        let [batch, accum, processes] = run;
+        let images = images(run);
+        format!("{images} (batch_size {batch} × accum_iter {accum} × {processes} processes)")
+    };
+    (images(given) != images(saved)).then(|| Difference {
+        field: "images of an update".to_owned(),
+        saved: show(saved),
+        given: show(given),
+    })
+}
+
 impl PretrainConfig {
     /// The settings of `self` (this run) that make it another run than `saved_config` (the checkpoint's), which so many processes
     /// trained.
     pub fn differences(&self, saved_config: &PretrainConfig, processes: usize) -> Vec<Difference> {
         let mut differences = differences(self, saved_config, FREE);
         differences.extend(self.other_shares(saved_config));
-        let show = |config: &PretrainConfig, processes: usize| {
-            let (batch, accum) = (config.batch_size, config.accum_iter);
-            let images = batch * accum * processes;
-            format!("{images} (batch_size {batch} × accum_iter {accum} × {processes} processes)")
-        };
-        if self.update_images() != saved_config.batch_size * saved_config.accum_iter * processes {
-            differences.push(Difference {
-                field: "images of an update".to_owned(),
-                saved: show(saved_config, processes),
-                given: show(self, self.launch.world),
-            });
-        }
+        differences.extend(other_images(
+            [self.batch_size, self.accum_iter, self.launch.world],
+            [saved_config.batch_size, saved_config.accum_iter, processes],
+        ));
         differences
     }
 

@@ -155,7 +155,7 @@ fn once() -> usize {
 }
 
 /// What checkpoints that say nothing of it were made with.
-fn hang_timeout() -> u64 {
+pub(crate) fn hang_timeout() -> u64 {
     dist::HANG_TIMEOUT.as_secs()
 }
 

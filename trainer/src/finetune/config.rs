@@ -11,8 +11,10 @@ use super::recipe::Recipe;
 use crate::checkpoint::foreign::ImportOptions;
 use crate::checkpoint::{RunConfig, RunKind};
 use crate::config::common::{self, invalid};
-use crate::config::compare::differences;
+use crate::config::compare::{differences, other_images};
+use crate::config::hang_timeout;
 use crate::config::{ByteSize, DeviceKind, Difference, InputSize, ListenAddress, Resume};
+use crate::dist::{self, Launch};
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
 
@@ -35,6 +37,11 @@ pub struct FinetuneConfig {
     pub classes: Option<usize>,
     pub output_dir: PathBuf,
     pub resume: Resume,
+    #[serde(default = "hang_timeout")]
+    pub hang_timeout: u64,
+    /// This process among those that train; not a setting of the run.
+    #[serde(skip)]
+    pub launch: Launch,
     pub seed: u64,
     pub threads: usize,
     pub device: DeviceKind,
@@ -103,7 +110,12 @@ fn four() -> f32 {
 }
 
 /// Besides what no kind of run minds.
-const FREE: &[&str] = &["checkpoint", "checkpoint_key"];
+const FREE: &[&str] = &[
+    "batch_size", // What is compared is the images of an update.
+    "accum_iter",
+    "checkpoint",
+    "checkpoint_key",
+];
 
 impl RunConfig for FinetuneConfig {
     const KIND: RunKind = RunKind::Finetune;
@@ -133,7 +145,9 @@ impl FinetuneConfig {
         let batch_size = raw.batch_size.unwrap_or(64);
         let accum_iter = raw.accum_iter.unwrap_or(1);
         let epochs = raw.epochs.unwrap_or(recipe.epochs);
-        let lr = common::learning_rate((raw.lr, raw.blr), recipe.blr, batch_size * accum_iter)?;
+        let launch = raw.launch.clone().unwrap_or_default();
+        let images = batch_size * accum_iter * launch.world;
+        let lr = common::learning_rate((raw.lr, raw.blr), recipe.blr, images)?;
         let decode_quality = raw.decode_quality.unwrap_or_default();
         let decoder = common::decoder(raw.decoder, decode_quality)?;
         let device = raw.device.unwrap_or(DeviceKind::Cpu);
@@ -151,6 +165,8 @@ impl FinetuneConfig {
             classes: raw.classes,
             output_dir: common::output_dir(raw.output_dir)?,
             resume: raw.resume.unwrap_or(Resume::Never),
+            hang_timeout: raw.hang_timeout.unwrap_or(dist::HANG_TIMEOUT.as_secs()),
+            launch,
             seed: raw.seed.unwrap_or(0),
             threads: raw.threads.unwrap_or(0),
             device,
@@ -221,6 +237,7 @@ impl FinetuneConfig {
         }
         common::positive(&[
             ("--batch-size", self.batch_size as u64),
+            ("--hang-timeout", self.hang_timeout),
             ("--accum-iter", self.accum_iter as u64),
             ("--epochs", self.epochs),
             ("--prefetch", self.prefetch as u64),
@@ -328,9 +345,14 @@ impl FinetuneConfig {
         common::to_toml(self)
     }
 
-    /// The settings of `self` (this run) that make it another run than `saved` (the checkpoint's).
-    pub fn differences(&self, saved: &Self) -> Vec<Difference> {
-        differences(self, saved, FREE)
+    /// The settings of `self` (this run) that make it another run than `saved` (the checkpoint's), which so many processes trained.
+    pub fn differences(&self, saved: &Self, processes: usize) -> Vec<Difference> {
+        let mut differences = differences(self, saved, FREE);
+        differences.extend(other_images(
+            [self.batch_size, self.accum_iter, self.launch.world],
+            [saved.batch_size, saved.accum_iter, processes],
+        ));
+        differences
     }
 }
 

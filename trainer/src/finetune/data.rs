@@ -34,13 +34,14 @@ impl Data {
             ));
         }
         let classes = classes(&train, config.classes)?;
-        let batches = train.len() / config.batch_size as u64;
+        let world = config.launch.world;
+        let batches = train.len() / (config.batch_size * world) as u64;
         let steps_per_epoch = batches / config.accum_iter as u64;
         if steps_per_epoch == 0 {
             return Err(Error::EpochTooShort {
                 samples: train.len(),
                 batches,
-                batch_size: config.batch_size,
+                batch_size: config.batch_size * world,
                 accum_iter: config.accum_iter,
             });
         }
@@ -66,6 +67,7 @@ impl Data {
                 .image_size(size.height, size.width)
                 .channels(config.channels)
                 .batch_size(config.batch_size)
+                .rank(config.launch.rank, world)
                 .decoder(config.decoder)
                 .decode_quality(config.decode_quality)
                 .seed(config.seed)

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mae_loader::{Cursor, Dataset, Loader};
 use mae_model::{Activations, VitClassifier, VitInput, VitWorkspace};
 
+use crate::dist::{Group, Stage};
 use crate::error::{Error, Result};
 use crate::eval::Accuracy;
 use crate::eval::rank_of;
@@ -19,18 +20,24 @@ pub struct Evaluation {
     pub loss: f64,
 }
 
-/// One pass over a data set; None if `stop` was raised before the end. `workspace` serves the batches of its size.
+/// One pass over a data set, each rank over its part of it; None if `stop` was raised on any before the end. `workspace` serves the batches of its size.
 pub(super) fn evaluate(
     vit: &VitClassifier,
     (data, loader): &(Arc<Dataset>, Loader),
     workspace: &mut VitWorkspace,
-    stop: &AtomicBool,
+    (stop, group): (&AtomicBool, &Group),
 ) -> Result<Option<Evaluation>> {
-    let (mut ranks, mut loss) = (vec![], 0.0);
+    let (mut ranks, mut loss, mut stopped) = (vec![], 0.0, false);
     for batch in loader.batches(Cursor::default()) {
         let batch = batch?;
         if stop.load(Ordering::Relaxed) {
-            return Ok(None);
+            stopped = true;
+            break;
+        }
+        group.enter(Stage::Evaluating);
+        // What is left over may not go round.
+        if batch.is_empty() {
+            continue;
         }
         let labels = batch.labels().unwrap_or_default();
         let input = VitInput::images(vit, batch.pixels())?;
@@ -56,6 +63,16 @@ pub(super) fn evaluate(
             loss += cross_entropy(row, label);
         }
     }
+    // A loss that is no number is none in JSON, either.
+    let parts = group.gather((stopped, loss.is_finite().then_some(loss), ranks))?;
+    if parts.iter().any(|(stopped, _, _)| *stopped) {
+        return Ok(None);
+    }
+    let loss: f64 = parts
+        .iter()
+        .map(|(_, loss, _)| loss.unwrap_or(f64::NAN))
+        .sum();
+    let ranks: Vec<_> = parts.into_iter().flat_map(|(_, _, ranks)| ranks).collect();
     Ok(Some(Evaluation {
         loss: loss / ranks.len().max(1) as f64,
         accuracy: Accuracy::from_ranks(&ranks),

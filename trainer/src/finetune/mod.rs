@@ -13,8 +13,9 @@ mod step;
 mod targets;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use mae_loader::{Batches, HostBatch, MemoryBound, Mixing, mix_draw};
@@ -25,10 +26,11 @@ use self::data::Data;
 use self::step::Stepper;
 use crate::checkpoint::retention::Retention;
 use crate::checkpoint::{self, Best, Checkpoint, RunConfig as _};
+use crate::dist::{self, Group, Stage};
 use crate::error::{Error, Result};
 use crate::eval::Accuracy;
 use crate::metrics::prometheus::Page;
-use crate::observer::{Observer, Outcome};
+use crate::observer::{Observer, Outcome, Unobserved};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::run::{HeldOutFigures, Journal, Measured, Plan, Saving, Standing, Underway, next_batch};
 use crate::{device, output};
@@ -80,24 +82,48 @@ pub fn finetune(
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    let patience = Duration::from_secs(config.hang_timeout);
+    let group = Arc::new(Group::join(&config.launch, config.device, patience)?);
+    let outcome = match group.is_first() {
+        true => finetune_in(&group, config, stop, observer),
+        false => finetune_in(&group, config, stop, &mut Unobserved),
+    };
+    dist::leave(group, outcome)
+}
+
+fn finetune_in(
+    group: &Arc<Group>,
+    config: &FinetuneConfig,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
     let resumed = output::starting_point::<FinetuneConfig>(&config.output_dir, &config.resume)?;
-    let page = Page::serve(config.prometheus)?;
+    let resumed_at = resumed
+        .as_ref()
+        .map(|checkpoint| checkpoint.info.state.step);
+    group.agree("the checkpoint to go on from", resumed_at)?;
+    let page = Page::serve(config.prometheus.filter(|_| group.is_first()))?;
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
     if let Some(checkpoint) = &resumed {
-        let differences = config.differences(&checkpoint.info.state.config);
+        let state = &checkpoint.info.state;
+        let differences = config.differences(&state.config, state.world);
         let (digest, fingerprint) = (data.train.digest(), data.loader.fingerprint());
         output::check_same_run(checkpoint, differences, digest, &fingerprint)?;
     }
-    let mut run = Run::new(config, &data, resumed.as_ref())?;
-    let settings = (config.to_toml()?, config.resume_command());
-    output::prepare(&config.output_dir, settings)?;
+    group.agree("the data", data.train.digest().to_owned())?;
+    let mut run = Run::new(config, group, &data, resumed.as_ref())?;
+    if group.is_first() {
+        let settings = (config.to_toml()?, config.resume_command());
+        output::prepare(&config.output_dir, settings)?;
+    }
     let measured = Measured {
         page,
         loader: &data.loader,
         device: run.stepper.vit.device().clone(),
     };
-    let mut journal = Journal::open(&config.output_dir, &run.standing, measured, observer)?;
+    let folder = (config.output_dir.as_path(), group.is_first());
+    let mut journal = Journal::open(folder, &run.standing, measured, observer)?;
     run.announce(resumed.as_ref(), &mut journal);
     // An end between saving a checkpoint and keeping it as the best is made up for.
     run.keep_best()?;
@@ -107,6 +133,7 @@ pub fn finetune(
 
 struct Run<'a> {
     config: &'a FinetuneConfig,
+    group: &'a Arc<Group>,
     data: &'a Data,
     stepper: Stepper,
     /// Of drop path, of each block.
@@ -114,6 +141,8 @@ struct Run<'a> {
     /// How batches are mixed.
     mixing: Mixing,
     standing: Standing,
+    /// The step after which all ranks stop, where one was asked to.
+    stop_at: Option<u64>,
 }
 
 /// How an epoch's end went.
@@ -127,10 +156,11 @@ enum Ended {
 impl<'a> Run<'a> {
     fn new(
         config: &'a FinetuneConfig,
+        group: &'a Arc<Group>,
         data: &'a Data,
         resumed: Option<&Checkpoint<FinetuneConfig>>,
     ) -> Result<Self> {
-        let device = device::open(config.device)?;
+        let device = device::open(config.device.of_rank(&config.launch))?;
         let vit = VitClassifier::new(
             config.vit(),
             data.classes,
@@ -161,13 +191,16 @@ impl<'a> Run<'a> {
         // Frozen blocks compute what they did when they were trained.
         rates[..config.freeze_blocks].fill(0.0);
         let drops = rates.iter().any(|&rate| rate > 0.0);
-        let stepper = Stepper::new(
+        // The same on every rank, whatever each made of the seed.
+        group.share(vit.params.flat(), &[0..vit.params.flat_len()])?;
+        let mut stepper = Stepper::new(
             vit,
             adamw,
             (config.batch_size, drops),
             config.activations(),
             config.clip_grad,
         )?;
+        stepper.update.join(Arc::clone(group));
         let plan = Plan {
             accum_iter: config.accum_iter,
             batches_per_epoch: data.loader.steps_per_epoch(),
@@ -179,8 +212,10 @@ impl<'a> Run<'a> {
         };
         Ok(Run {
             config,
+            group,
             data,
             stepper,
+            stop_at: None,
             rates: if drops { rates } else { vec![] },
             mixing: config.mixing()?,
             standing: Standing::new(plan, &config.output_dir, resumed),
@@ -222,7 +257,12 @@ impl<'a> Run<'a> {
                     journal.begin();
                 }
             }
-            let stopping = stop.load(Ordering::Relaxed);
+            let stopping = match self.group.world() {
+                1 => stop.load(Ordering::Relaxed),
+                _ => self
+                    .stop_at
+                    .is_some_and(|step| self.standing.progress.step >= step),
+            };
             let finished = self.standing.is_finished();
             if due || stopping || finished {
                 self.save(journal)?;
@@ -236,40 +276,58 @@ impl<'a> Run<'a> {
             if stopping {
                 return Ok(self.standing.stopped());
             }
-            self.update(&mut batches, journal)?;
+            self.update(&mut batches, stop, journal)?;
         }
     }
 
-    fn update(&mut self, batches: &mut Batches, journal: &mut Journal<'_>) -> Result<()> {
+    fn update(
+        &mut self,
+        batches: &mut Batches,
+        stop: &AtomicBool,
+        journal: &mut Journal<'_>,
+    ) -> Result<()> {
         let (accum, data) = (self.config.accum_iter, self.data);
         let (begun, waited_before) = (Instant::now(), batches.waited());
         let (before, lr) = (self.standing.progress, self.standing.lr());
         let (mut samples, mut bad_samples) = (vec![], 0);
         for part in 0..accum {
+            self.group.enter(Stage::Data);
             let batch = next_batch(batches, self.standing.cursor(part))?;
             let number = before.step * accum as u64 + part as u64;
             let (input, training) = self.batch(&batch, number)?;
             samples.extend_from_slice(batch.samples());
             bad_samples += batch.bad().len() as u64;
             drop(batch);
-            self.stepper.batch(&input, &training, 1.0 / accum as f32)?;
+            self.group.enter(Stage::Computing);
+            let share = 1.0 / (accum * self.group.world()) as f32;
+            self.stepper.batch(&input, &training, share)?;
         }
-        let update = Underway {
+        let mut update = Underway {
             step: before.step + 1,
             epoch: before.epoch,
             lr,
-            images: (self.config.batch_size * accum) as u64,
+            images: (self.config.batch_size * accum * self.group.world()) as u64,
             samples,
             begun,
             waited: batches.waited().saturating_sub(waited_before),
             bad_samples,
             tokenizer: None,
         };
+        self.group.step(update.step);
+        if stop.load(Ordering::Relaxed) {
+            self.stepper.update.record.ask_to_stop()?;
+        }
         self.stepper.apply(lr, update.step)?;
         self.standing.queued();
         if let Some(outcome) = self.stepper.update.outcome(true)? {
             let plan = self.standing.plan;
-            update.check(&outcome, (&plan, None), |id| data.train.describe(id))?;
+            update.check(&outcome, (&plan, Some(self.group)), |id| {
+                data.train.describe(id)
+            })?;
+            if outcome.stop && self.stop_at.is_none() {
+                self.stop_at = Some(update.step);
+            }
+            update.bad_samples = self.group.gather(update.bad_samples)?.iter().sum();
             self.standing.concluded(&update, f64::from(outcome.loss));
             let standing = &self.standing;
             journal.step(&update, &outcome, update.waited, standing, Vec::new)?;
@@ -281,6 +339,8 @@ impl<'a> Run<'a> {
     fn batch(&self, batch: &HostBatch, number: u64) -> Result<(VitInput, VitTraining)> {
         let (config, classes) = (self.config, self.data.classes);
         let vit = &self.stepper.vit;
+        // Each rank's own draws.
+        let number = number * self.group.world() as u64 + self.group.rank() as u64;
         let labels = batch.labels().unwrap_or_default();
         if let Some((&label, id)) = labels
             .iter()
@@ -347,8 +407,9 @@ impl<'a> Run<'a> {
         if let Some(val) = self.data.val.as_ref().filter(|_| due) {
             journal.observer.validating();
             let Stepper { vit, workspace, .. } = &mut self.stepper;
-            evaluation = evaluate::evaluate(vit, val, workspace, stop)?;
+            evaluation = evaluate::evaluate(vit, val, workspace, (stop, self.group))?;
             if evaluation.is_none() {
+                self.stop_at = Some(self.standing.progress.step);
                 return Ok(Ended::Stopped);
             }
         }
@@ -380,9 +441,16 @@ impl<'a> Run<'a> {
         if self.standing.is_saved() {
             return Ok(());
         }
+        self.group.enter(Stage::Saving);
+        if !self.group.is_first() {
+            let step = self.standing.progress.step;
+            let path = checkpoint::path(&checkpoint::folder(&self.config.output_dir), step);
+            self.standing.saved_by_another(path);
+            return Ok(());
+        }
         let saving = Saving {
             config: self.config,
-            world: 1,
+            world: self.group.world(),
             dataset: self.data.train.digest().to_owned(),
             fingerprint: self.data.loader.fingerprint(),
             data_samples: vec![],
@@ -398,6 +466,9 @@ impl<'a> Run<'a> {
 
     /// Keeps the checkpoint that stands as the best, if it is.
     fn keep_best(&self) -> Result<()> {
+        if !self.group.is_first() {
+            return Ok(());
+        }
         let Standing { progress, best, .. } = &self.standing;
         match (self.standing.checkpoint(), best) {
             (Some(path), Some(best)) if best.epoch == progress.epoch && progress.within == 0 => {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::table::{one_or_many, over, read_toml};
 use crate::config::{ByteSize, DeviceKind, InputSize, ListenAddress, Resume};
+use crate::dist::Launch;
 use crate::error::Result;
 
 // Apart from RawPretrain, although much is the same: serde cannot flatten a part into a struct that denies unknown fields.
@@ -61,7 +62,18 @@ pub struct RawFinetune {
     /// Threads for decoding and for arithmetic; 0 takes every core [default: 0]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Run"))]
     pub threads: Option<usize>,
-    /// Where the arithmetic runs: cpu, cuda or cuda:N [default: cpu]
+    /// This process among those of a job
+    #[serde(skip)]
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub launch: Option<Launch>,
+    /// Seconds that nothing may move, in any process, before the run ends with an error that says what stands still [default: 600]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "SECONDS", help_heading = "Run")
+    )]
+    pub hang_timeout: Option<u64>,
+    /// Where the arithmetic runs: cpu, cuda or cuda:N; of several processes on GPUs, each takes the one of its number on its machine
+    /// [default: cpu]
     #[cfg_attr(
         feature = "cli",
         arg(long, value_name = "DEVICE", help_heading = "Run")

@@ -50,48 +50,28 @@ pub(crate) struct Journal<'a> {
 }
 
 impl<'a> Journal<'a> {
-    /// Opens the log in the run's folder, to go on where the run stands.
+    /// Opens the log in the run's folder, to go on where the run stands. Where this is not the first of several processes, nothing is
+    /// written: that one does.
     pub(crate) fn open(
-        output_dir: &Path,
+        (output_dir, first): (&Path, bool),
         standing: &Standing,
         measured: Measured<'a>,
         observer: &'a mut dyn Observer,
     ) -> Result<Self> {
         let path = output::log_path(output_dir);
         let step = standing.progress.step;
-        let files = (
-            Log::open(&path, step, standing.epoch_is_open())?,
-            EventFile::create(&output::events_folder(output_dir), step)?,
-        );
-        Ok(Self::with(
-            Some(files),
-            (output_dir, standing),
-            measured,
-            observer,
-        ))
-    }
-
-    /// Of a rank that says nothing: the first one does.
-    pub(crate) fn silent(
-        output_dir: &Path,
-        standing: &Standing,
-        measured: Measured<'a>,
-        observer: &'a mut dyn Observer,
-    ) -> Self {
-        Self::with(None, (output_dir, standing), measured, observer)
-    }
-
-    fn with(
-        files: Option<(Log, EventFile)>,
-        (output_dir, standing): (&Path, &Standing),
-        measured: Measured<'a>,
-        observer: &'a mut dyn Observer,
-    ) -> Self {
+        let files = match first {
+            true => Some((
+                Log::open(&path, step, standing.epoch_is_open())?,
+                EventFile::create(&output::events_folder(output_dir), step)?,
+            )),
+            false => None,
+        };
         let now = Instant::now();
         measured
             .page
             .begin(standing.progress.step, standing.bad_samples);
-        Journal {
+        Ok(Journal {
             files,
             measured,
             pictures: output::pictures_folder(output_dir),
@@ -102,7 +82,7 @@ impl<'a> Journal<'a> {
             utilisation: None,
             said: false,
             last_done: now,
-        }
+        })
     }
 
     /// The speed is that of the training from now on: what was before took time of another kind.

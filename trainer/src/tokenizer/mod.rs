@@ -90,7 +90,12 @@ pub fn train(
         loader: &data.loader,
         device: run.tokenizer.params.flat().device().clone(),
     };
-    let mut journal = Journal::open(&config.output_dir, &run.standing, measured, observer)?;
+    let mut journal = Journal::open(
+        (&config.output_dir, true),
+        &run.standing,
+        measured,
+        observer,
+    )?;
     journal.observer.tokenizing(&TokenizerStart {
         config,
         parameters: run.tokenizer.params.count(),

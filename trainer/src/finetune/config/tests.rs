@@ -87,7 +87,7 @@ fn settings_that_say_nothing_of_the_mlp_ratio_mean_4() {
         config
     );
     let other = resolve(raw()).unwrap();
-    let found = other.differences(&config);
+    let found = other.differences(&config, 1);
     assert_eq!(found.len(), 1);
     assert_eq!(
         found[0].to_string(),
