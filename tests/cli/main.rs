@@ -9,6 +9,7 @@ mod prepare;
 mod pretrain;
 mod run;
 mod shard;
+mod shard_ranks;
 mod study;
 mod targets;
 mod usage;
