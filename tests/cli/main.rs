@@ -13,6 +13,7 @@ mod pretrain;
 mod ranks;
 mod run;
 mod shard;
+mod shard_ranks;
 mod study;
 mod targets;
 mod usage;

@@ -66,6 +66,40 @@ impl ShardTarget {
         Ok(target)
     }
 
+    /// The same folder and pattern for a process that writes some of the shards, where another has prepared the folder, takes
+    /// them over and publishes them.
+    pub fn joined(dir: &Path, pattern: ShardPattern) -> Self {
+        Self {
+            dir: dir.to_path_buf(),
+            pattern,
+            overwrite: false,
+            prepared: None,
+        }
+    }
+
+    /// A shard that another process finished in this folder, by its entry of the index.
+    ///
+    /// # Errors
+    /// Where there is no such file, or it is not as long as the entry says.
+    pub fn take_over(&self, entry: IndexEntry) -> Result<FinishedShard> {
+        if !self.pattern.matches(&entry.url) {
+            return Err(self.failed(format!("`{}` is no shard of {}", entry.url, self.pattern)));
+        }
+        let path = partial_path(&self.dir, &entry.url);
+        let found = fs::metadata(&path).map_err(Error::io("find", &path))?.len();
+        if found != entry.filesize {
+            return Err(self.failed(format!(
+                "{} has {found} bytes, where {} were written to it",
+                path.display(),
+                entry.filesize
+            )));
+        }
+        Ok(FinishedShard {
+            temporary: Temporary(path),
+            entry,
+        })
+    }
+
     /// Has the index say that the images were made smaller, and how.
     pub fn prepared(mut self, prepared: Option<Prepared>) -> Self {
         self.prepared = prepared;

@@ -1,9 +1,11 @@
 //! What kind of image a file holds, by its first bytes.
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes that [`Format::of`] looks at.
 pub(super) const HEAD_BYTES: usize = 12;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Format {
     Jpeg,
     Png,

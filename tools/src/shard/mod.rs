@@ -3,7 +3,10 @@
 mod encode;
 mod format;
 mod keys;
+mod listing;
 mod pack;
+mod parts;
+mod ranks;
 mod reshard;
 mod source;
 
@@ -13,15 +16,18 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{ArgGroup, Args};
-use mae_loader::shard::{Limits, Prepared, ShardPattern, ShardTarget};
+use mae_loader::shard::{FinishedShard, Limits, Prepared, ShardPattern, ShardTarget};
 
 use self::encode::Encoding;
 use self::pack::Packing;
+use self::parts::{Found, Packed};
+use self::ranks::{Ranks, Stage};
 use self::source::Skipped;
 use crate::cli::CacheArgs;
 use crate::units::{show_bytes, show_count};
 use crate::{Outcome, Usage};
 use mae_trainer::config::ByteSize;
+use mae_trainer::dist::Launch;
 
 /// Pack image files into tar shards that `mae` (and any WebDataset reader) streams
 ///
@@ -45,6 +51,11 @@ use mae_trainer::config::ByteSize;
 ///
 /// The same SRC and flags give the same bytes, whatever --jobs. Shards get their names when all of
 /// them are whole; after an interrupted run, run it again.
+///
+/// Several processes share the work where torchrun --no-python, mpirun or srun starts them, on one
+/// machine or several, one a machine as a rule: SRC and DST must be the same files on all of them. Each
+/// writes a part of the shards, and rank 0 publishes all, byte for byte those of one process. A rank
+/// that fails, or gives no sign of life for 60 s, ends the others, and nothing is published.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment, group = ArgGroup::new("encoding").args(["reencode", "short_side"]).multiple(true))]
 pub(crate) struct ShardArgs {
@@ -99,35 +110,113 @@ pub(crate) struct ShardArgs {
 }
 
 pub(crate) fn run(args: ShardArgs) -> Result<Outcome> {
+    let ranks = Ranks::meet(&Launch::from_env()?, &args.dst, &args.pattern)?;
+    let summary = shard(&args, &ranks);
+    let first = ranks.is_first();
+    let summary = ranks.leave(summary)?;
+    if first {
+        io::stdout().lock().write_all(summary.as_bytes())?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Writes the shards, or this rank's part of them, and sums up what was written by all.
+fn shard(args: &ShardArgs, ranks: &Ranks) -> Result<String> {
     let shards = reshard::spec(&args.src);
     if shards.is_none() && !args.src.exists() {
         return Err(Usage(format!("there is no file or folder {}", args.src.display())).into());
     }
-    let target = ShardTarget::prepare(&args.dst, args.pattern.clone(), args.overwrite)?;
-    let mut found = match shards {
-        Some(spec) => reshard::find(spec, &args.cache)?,
-        None => source::find(&args.src, args.reencode)?,
+    let (dst, pattern) = (&args.dst, args.pattern.clone());
+    // Rank 0 clears the folder before the others write to it: they wait for what it found.
+    let target = if ranks.is_first() {
+        ShardTarget::prepare(dst, pattern, args.overwrite)?
+    } else {
+        ShardTarget::joined(dst, pattern)
     };
+    let packing = args.packing();
+    let mut found = find(args, shards, &packing, ranks)?;
     if args.shuffle {
         source::shuffle(&mut found.items, args.seed);
     }
-    let packing = Packing {
-        limits: Limits {
-            max_count: args.max_count,
-            max_bytes: args.max_size.0,
-        },
-        encoding: Encoding {
-            reencode: args.reencode,
-            short_side: args.short_side,
-            quality: args.quality,
-        },
-        jobs: args
-            .jobs
-            .or_else(|| std::thread::available_parallelism().ok())
-            .map_or(1, usize::from),
+    let (shards, broken) = pack::pack(&found.items, &packing, &target, ranks)?;
+    let handed_over: &[FinishedShard] = if ranks.is_first() { &[] } else { &shards };
+    let packed = Packed {
+        entries: handed_over
+            .iter()
+            .map(|shard| shard.entry().clone())
+            .collect(),
+        broken,
     };
-    let (shards, broken) = pack::pack(&found.items, &packing, &target)?;
-    found.skipped.extend(broken);
+    // On other ranks than 0 the closure only keeps this rank's shards until rank 0 has published them.
+    ranks.reduce(Stage::Packed, packed, |parts| {
+        let (mut shards, mut broken) = (shards, Vec::new());
+        for part in parts {
+            broken.extend(part.broken);
+            let others = part
+                .entries
+                .into_iter()
+                .map(|entry| target.take_over(entry));
+            shards.extend(others.collect::<Result<Vec<_>, _>>()?);
+        }
+        broken.sort_by(|a, b| a.name.cmp(&b.name));
+        found.skipped.extend(broken);
+        publish(args, target, shards, found)
+    })
+}
+
+impl ShardArgs {
+    fn packing(&self) -> Packing {
+        Packing {
+            limits: Limits {
+                max_count: self.max_count,
+                max_bytes: self.max_size.0,
+            },
+            encoding: Encoding {
+                reencode: self.reencode,
+                short_side: self.short_side,
+                quality: self.quality,
+            },
+            jobs: self
+                .jobs
+                .or_else(|| std::thread::available_parallelism().ok())
+                .map_or(1, usize::from),
+        }
+    }
+}
+
+/// The samples of the source, the same on all ranks.
+fn find(
+    args: &ShardArgs,
+    shards: Option<&str>,
+    packing: &Packing,
+    ranks: &Ranks,
+) -> Result<source::Found> {
+    let agree = |digest, looks| {
+        let seed = args.shuffle.then_some(args.seed);
+        let part = Found::new(packing.limits, packing.encoding, seed, digest, looks);
+        ranks.reduce(Stage::Found, part, Found::together)
+    };
+    if let Some(spec) = shards {
+        let (found, digest) = reshard::find(spec, &args.cache)?;
+        agree(digest, Vec::new())?;
+        return Ok(found);
+    }
+    let listed = listing::list(&args.src)?;
+    let looks = listed.look(ranks.part(listed.len()))?;
+    let looks = agree(listed.digest(), looks)?;
+    source::find(&args.src, listed, &looks, args.reencode)
+}
+
+/// Publishes all shards, and says what was not packed and what was.
+fn publish(
+    args: &ShardArgs,
+    target: ShardTarget,
+    shards: Vec<FinishedShard>,
+    found: source::Found,
+) -> Result<String> {
+    for name in &found.empty_classes {
+        tracing::warn!("class `{name}` has no images");
+    }
     report_skipped(&found.skipped);
     let prepared = args.short_side.map(|short_side| Prepared {
         short_side,
@@ -136,25 +225,23 @@ pub(crate) fn run(args: ShardArgs) -> Result<Outcome> {
     let target = target.prepared(prepared.or(found.prepared));
     let written = target.publish(shards, found.classes.as_deref())?;
 
-    let mut out = io::stdout().lock();
-    write!(
-        out,
+    let mut summary = format!(
         "{} in {} ({}) in {}",
         show_count(written.samples, "sample"),
         show_count(written.shards as u64, "shard"),
         show_bytes(written.bytes),
         args.dst.display()
-    )?;
-    match (&found.classes, found.labelled) {
-        (Some(classes), _) => writeln!(out, ", {}", show_count(classes.len() as u64, "class"))?,
-        (None, true) => writeln!(out, ", labels without names")?,
-        (None, false) => writeln!(out, ", no labels")?,
-    }
+    );
+    summary += &match (&found.classes, found.labelled) {
+        (Some(classes), _) => format!(", {}\n", show_count(classes.len() as u64, "class")),
+        (None, true) => ", labels without names\n".into(),
+        (None, false) => ", no labels\n".into(),
+    };
     if !found.skipped.is_empty() {
         let files = show_count(found.skipped.len() as u64, "file");
-        writeln!(out, "{files} passed over")?;
+        summary += &format!("{files} passed over\n");
     }
-    Ok(Outcome::Done)
+    Ok(summary)
 }
 
 /// Names what was passed over: all of it where it is little.

@@ -1,5 +1,5 @@
 //! Writes planned shards, several at a time, and several images of each. Which sample goes to which shard is settled
-//! before the first is written, so the number of jobs changes nothing.
+//! before the first is written, so the number of jobs changes nothing, nor does that of ranks.
 
 use std::fs;
 use std::ops::Range;
@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::encode::{Encoding, ImageEncoder};
 use super::format::Format;
+use super::ranks::Ranks;
 use super::source::{Item, Origin, Skipped};
 use crate::progress;
 
@@ -26,32 +27,46 @@ pub(super) struct Packing {
     pub(super) jobs: usize,
 }
 
-/// Writes all items to shards, not yet published. Also gives the images that could not be encoded.
+/// Writes this rank's part of the shards of all items, not yet published. Also gives the images that could not be encoded.
 pub(super) fn pack(
     items: &[Item],
     packing: &Packing,
     target: &ShardTarget,
+    ranks: &Ranks,
 ) -> Result<(Vec<FinishedShard>, Vec<Skipped>)> {
+    let plan: Vec<_> = plan(items, packing.limits)
+        .into_iter()
+        .enumerate()
+        .collect();
+    ranks.say_if_idle(plan.len());
+    let plan: Vec<_> = plan
+        .into_iter()
+        .filter(|(number, _)| ranks.writes(*number))
+        .collect();
+    let images: usize = plan.iter().map(|(_, range)| range.len()).sum();
     let packer = Packer {
         packing,
         target,
+        ranks,
         broken: Mutex::new(Vec::new()),
-        bar: progress::bar(items.len() as u64, "images"),
+        bar: if ranks.is_first() {
+            progress::bar(images as u64, "images")
+        } else {
+            ProgressBar::hidden()
+        },
     };
-    let plan = plan(items, packing.limits);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(packing.jobs)
         .build()
         .context("cannot start threads")?;
     let shards: Result<Vec<FinishedShard>> = pool.install(|| {
-        let numbered = plan.into_par_iter().enumerate().with_max_len(1);
-        numbered
+        plan.into_par_iter()
+            .with_max_len(1)
             .map(|(number, range)| packer.shard(number, &items[range]))
             .collect()
     });
     packer.bar.finish_and_clear();
-    let mut broken = packer.broken.into_inner().unwrap_or_default();
-    broken.sort_by(|a, b| a.name.cmp(&b.name));
+    let broken = packer.broken.into_inner().unwrap_or_default();
     Ok((shards?, broken))
 }
 
@@ -78,6 +93,7 @@ fn plan(items: &[Item], limits: Limits) -> Vec<Range<usize>> {
 struct Packer<'a> {
     packing: &'a Packing,
     target: &'a ShardTarget,
+    ranks: &'a Ranks,
     broken: Mutex<Vec<Skipped>>,
     bar: ProgressBar,
 }
@@ -89,6 +105,7 @@ impl Packer<'_> {
     fn shard(&self, number: usize, items: &[Item]) -> Result<FinishedShard> {
         let mut shard = self.target.shard(number as u64)?;
         for chunk in items.chunks(CHUNK) {
+            self.ranks.check()?;
             let samples: Result<Vec<_>> = chunk
                 .par_iter()
                 .map_init(
@@ -117,6 +134,7 @@ impl Packer<'_> {
                 }
             }
             self.bar.inc(chunk.len() as u64);
+            self.ranks.count(chunk.len() as u64);
         }
         Ok(shard.finish()?)
     }

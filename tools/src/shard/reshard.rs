@@ -40,11 +40,11 @@ fn holds_only_shards(folder: &Path) -> bool {
     paths.iter().any(|path| is_shard(path))
         && !paths
             .iter()
-            .any(|path| super::source::is_image_or_folder(path))
+            .any(|path| super::listing::is_image_or_folder(path))
 }
 
-/// The samples of the shards that `spec` names, in their order.
-pub(super) fn find(spec: &str, cache: &CacheArgs) -> Result<Found> {
+/// The samples of the shards that `spec` names, in their order, and a digest of names, order and sizes.
+pub(super) fn find(spec: &str, cache: &CacheArgs) -> Result<(Found, String)> {
     let options = DatasetOptions {
         labels: LabelSource::None,
         cache_dir: cache.cache.clone(),
@@ -73,7 +73,8 @@ pub(super) fn find(spec: &str, cache: &CacheArgs) -> Result<Found> {
             .iter()
             .any(|member| &*member.suffix == "cls")
     };
-    Ok(Found {
+    let found = Found {
+        empty_classes: Vec::new(),
         skipped: skipped.collect(),
         classes: dataset.classes().map(<[String]>::to_vec),
         labelled: dataset.ids().any(has_label),
@@ -81,7 +82,8 @@ pub(super) fn find(spec: &str, cache: &CacheArgs) -> Result<Found> {
         prepared: infos[0]
             .prepared
             .filter(|first| infos.iter().all(|info| info.prepared == Some(*first))),
-    })
+    };
+    Ok((found, dataset.digest().to_owned()))
 }
 
 #[cfg(test)]

@@ -1,25 +1,20 @@
-//! Finds the images that are to be packed: by class folder, in one folder, or by a list. Those in shards are the subject of
-//! `reshard`.
+//! The samples that are to be packed: what they are made from, which files of a listing are images, their order. Those in shards
+//! are the subject of `reshard`.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, bail};
 use mae_loader::shard::Prepared;
 use mae_loader::{Dataset, SampleId};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
-use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::format::{Format, HEAD_BYTES};
 use super::keys::Keys;
-
-/// Folders deeper than this are a loop of links.
-const MAX_DEPTH: usize = 32;
+use super::listing::{Candidate, Listed, Look};
 
 /// A sample to pack.
 #[derive(Debug, Clone)]
@@ -49,7 +44,7 @@ impl fmt::Display for Origin {
 }
 
 /// What is not packed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Skipped {
     pub(super) name: String,
     pub(super) reason: String,
@@ -72,33 +67,21 @@ pub(super) struct Found {
     pub(super) prepared: Option<Prepared>,
     /// Names of the class indices, where there are names.
     pub(super) classes: Option<Vec<String>>,
+    /// Those of them that no image has.
+    pub(super) empty_classes: Vec<String>,
     pub(super) labelled: bool,
     pub(super) skipped: Vec<Skipped>,
 }
 
-/// A file before it is looked into: where it is, its path for the key, its label.
-struct Candidate {
-    path: PathBuf,
-    relative: PathBuf,
-    label: Option<u32>,
-}
-
-/// The images of `src`, in order of path or of the list. `any_format`: also those that would have to be re-encoded.
-pub(super) fn find(src: &Path, any_format: bool) -> Result<Found> {
-    let (candidates, classes) = if src.is_dir() {
-        in_folder(src)?
-    } else {
-        in_list(src)?
-    };
+/// The images among the files of `src`, by what a look into each gave. `any_format`: also those that would have to be re-encoded.
+pub(super) fn find(src: &Path, listed: Listed, looks: &[Look], any_format: bool) -> Result<Found> {
+    let Listed {
+        candidates,
+        classes,
+    } = listed;
     let labelled = candidates.iter().any(|candidate| candidate.label.is_some());
-    let looked: Vec<Result<(Option<Format>, u64)>> = candidates
-        .par_iter()
-        .map(|candidate| look(&candidate.path))
-        .collect();
-
     let (mut items, mut skipped, mut keys) = (Vec::new(), Vec::new(), Keys::default());
-    for (candidate, looked) in candidates.into_iter().zip(looked) {
-        let (format, bytes) = looked?;
+    for (candidate, &(format, bytes)) in candidates.into_iter().zip(looks) {
         let Candidate {
             path,
             relative,
@@ -138,20 +121,15 @@ pub(super) fn find(src: &Path, any_format: bool) -> Result<Found> {
         };
         bail!("no image to pack in {}: {hint}", src.display());
     }
-    if let Some(classes) = &classes {
-        let used: BTreeSet<u32> = items.iter().filter_map(Item::label).collect();
-        for (name, _) in classes
-            .iter()
-            .zip(0..)
-            .filter(|(_, index)| !used.contains(index))
-        {
-            tracing::warn!("class `{name}` has no images");
-        }
-    }
+    let used: BTreeSet<u32> = items.iter().filter_map(Item::label).collect();
+    let named = classes.iter().flatten().zip(0..);
+    let empty = named.filter(|(_, index)| !used.contains(index));
+    let empty_classes = empty.map(|(name, _)| name.clone()).collect();
     Ok(Found {
         items,
         prepared: None,
         classes,
+        empty_classes,
         labelled,
         skipped,
     })
@@ -166,186 +144,12 @@ pub(super) fn shuffle(items: &mut [Item], seed: u64) {
     }
 }
 
-fn look(path: &Path) -> Result<(Option<Format>, u64)> {
-    let read = || {
-        let mut file = File::open(path)?;
-        let bytes = file.metadata()?.len();
-        let mut head = Vec::with_capacity(HEAD_BYTES);
-        Read::by_ref(&mut file)
-            .take(HEAD_BYTES as u64)
-            .read_to_end(&mut head)?;
-        Ok::<_, std::io::Error>((Format::of(&head), bytes))
-    };
-    read().with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn is_image(path: &Path) -> bool {
-    matches!(look(path), Ok((Some(_), _)))
-}
-
-/// Whether a folder that holds `path` is a folder of images, or may be one.
-pub(super) fn is_image_or_folder(path: &Path) -> bool {
-    let hidden = path
-        .file_name()
-        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    !hidden && (path.is_dir() || is_image(path))
-}
-
-type Candidates = (Vec<Candidate>, Option<Vec<String>>);
-
-fn in_folder(src: &Path) -> Result<Candidates> {
-    let (folders, files) = list_folder(src)?;
-    let images_here = || files.iter().any(|file| is_image(file));
-    if folders.is_empty() {
-        let flat = files
-            .into_iter()
-            .map(|path| candidate(src, path, None))
-            .collect();
-        return Ok((flat, None));
-    }
-    if images_here() {
-        bail!(
-            "{} holds both images and folders: put all images into folders by class, or give a text file that lists them",
-            src.display()
-        );
-    }
-    let mut candidates = Vec::new();
-    let mut classes = Vec::new();
-    for (folder, label) in folders.into_iter().zip(0..) {
-        let name = folder.file_name().unwrap_or_default();
-        let name = name.to_str().ok_or_else(|| {
-            anyhow!(
-                "the folder name {} is not valid UTF-8, as class names must be",
-                folder.display()
-            )
-        })?;
-        classes.push(name.to_owned());
-        let mut files = Vec::new();
-        walk(&folder, 0, &mut files)?;
-        candidates.extend(
-            files
-                .into_iter()
-                .map(|path| candidate(src, path, Some(label))),
-        );
-    }
-    Ok((candidates, Some(classes)))
-}
-
-fn candidate(src: &Path, path: PathBuf, label: Option<u32>) -> Candidate {
-    let relative = path.strip_prefix(src).unwrap_or(&path).to_path_buf();
-    Candidate {
-        path,
-        relative,
-        label,
-    }
-}
-
-/// All files below `folder`, in order of name.
-fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
-    if depth > MAX_DEPTH {
-        bail!(
-            "{} lies more than {MAX_DEPTH} folders deep; is a link to a folder above it among them?",
-            folder.display()
-        );
-    }
-    let (folders, here) = list_folder(folder)?;
-    files.extend(here);
-    folders
-        .iter()
-        .try_for_each(|folder| walk(folder, depth + 1, files))
-}
-
-/// Folders and files in `folder`, each in order of name, without hidden ones. Links are followed.
-fn list_folder(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let (mut folders, mut files) = (Vec::new(), Vec::new());
-    let read = || format!("cannot read {}", folder.display());
-    for entry in fs::read_dir(folder).with_context(read)? {
-        let entry = entry.with_context(read)?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let path = entry.path();
-        let metadata =
-            fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        if metadata.is_dir() {
-            folders.push(path);
-        } else if metadata.is_file() {
-            files.push(path);
-        }
-    }
-    folders.sort();
-    files.sort();
-    Ok((folders, files))
-}
-
-fn in_list(list: &Path) -> Result<Candidates> {
-    let text = fs::read_to_string(list)
-        .with_context(|| format!("cannot read the list {}", list.display()))?;
-    let folder = list.parent().unwrap_or(Path::new(""));
-    let mut rows: Vec<(usize, PathBuf, Option<&str>)> = Vec::new();
-    for (line, number) in text.lines().zip(1..) {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let (path, label) = split_line(folder, line);
-        if !folder.join(path).is_file() {
-            bail!(
-                "{}, line {number}: there is no file {}",
-                list.display(),
-                folder.join(path).display()
-            );
-        }
-        rows.push((number, PathBuf::from(path), label));
-    }
-    let labelled = rows.iter().filter(|(_, _, label)| label.is_some()).count();
-    if let (1.., Some((number, ..))) = (labelled, rows.iter().find(|(_, _, label)| label.is_none()))
-    {
-        bail!(
-            "{}, line {number}: no label, where {labelled} other lines have one",
-            list.display()
-        );
-    }
-
-    let names: BTreeSet<&str> = rows.iter().filter_map(|(_, _, label)| *label).collect();
-    // Numbers are class indices already; one name among them makes names of all.
-    let indices = names.iter().all(|name| name.parse::<u32>().is_ok());
-    let names: Vec<&str> = names.into_iter().collect();
-    let index = |label: &str| {
-        if indices {
-            label.parse().ok()
-        } else {
-            names.binary_search(&label).ok().map(|place| place as u32)
-        }
-    };
-    let candidates = rows.into_iter().map(|(_, relative, label)| Candidate {
-        path: folder.join(&relative),
-        label: label.and_then(index),
-        relative,
-    });
-    let candidates = candidates.collect();
-    let classes = (!indices).then(|| names.iter().map(ToString::to_string).collect());
-    Ok((candidates, classes))
-}
-
-/// Path and label of a line. A path may hold spaces: without a tab, a line that is a file's name is all path.
-fn split_line<'a>(folder: &Path, line: &'a str) -> (&'a str, Option<&'a str>) {
-    let split = match line.rsplit_once('\t') {
-        Some(split) => Some(split),
-        None if folder.join(line).is_file() => None,
-        None => line.rsplit_once(' '),
-    };
-    split.map_or((line, None), |(path, label)| {
-        (
-            path.trim_end(),
-            Some(label.trim()).filter(|label| !label.is_empty()),
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::shard::listing;
 
     const JPEG: &[u8] = &[0xff, 0xd8, 0xff, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0];
 
@@ -357,6 +161,12 @@ mod tests {
             fs::write(path, content).unwrap();
         }
         dir
+    }
+
+    fn find(src: &Path, any_format: bool) -> Result<Found> {
+        let listed = listing::list(src)?;
+        let looks = listed.look(0..listed.len())?;
+        super::find(src, listed, &looks, any_format)
     }
 
     fn rows(found: &Found) -> Vec<(&str, Option<u32>)> {
@@ -379,6 +189,7 @@ mod tests {
         ]);
         let found = find(dir.path(), false).unwrap();
         assert_eq!(found.classes.as_deref().unwrap(), ["cat", "dog", "emu"]);
+        assert_eq!(found.empty_classes, ["emu"]);
         assert_eq!(
             rows(&found),
             [

@@ -229,3 +229,57 @@ fn a_full_disk_is_said_and_leaves_nothing() {
     );
     assert!(names(dir.path()).is_empty());
 }
+
+#[test]
+fn shards_of_another_process_are_published_with_ones_own() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let shard = |target: &ShardTarget, number: u64| {
+        let mut shard = target.shard(number).unwrap();
+        shard
+            .write(&number.to_string(), &[("jpg", &[number as u8; 700])])
+            .unwrap();
+        shard.finish().unwrap()
+    };
+    let alone = target(one.path(), false).unwrap();
+    let shards = vec![shard(&alone, 0), shard(&alone, 1)];
+    alone.publish(shards, None).unwrap();
+
+    let first = target(two.path(), false).unwrap();
+    let other = ShardTarget::joined(two.path(), "t-%03d.tar".parse().unwrap());
+    let others = shard(&other, 0);
+    let entry = others.entry().clone();
+    for (wrong, said) in [
+        (
+            IndexEntry {
+                url: "t-002.tar".into(),
+                ..entry.clone()
+            },
+            "t-002.tar",
+        ),
+        (
+            IndexEntry {
+                url: "../t-000.tar".into(),
+                ..entry.clone()
+            },
+            "no shard of t-%03d.tar",
+        ),
+        (
+            IndexEntry {
+                filesize: 1,
+                ..entry.clone()
+            },
+            "where 1 were written",
+        ),
+    ] {
+        let error = first.take_over(wrong).err().unwrap().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    let shards = vec![shard(&first, 1), first.take_over(entry).unwrap()];
+    first.publish(shards, None).unwrap();
+    drop(others);
+    assert_eq!(names(one.path()), names(two.path()));
+    for name in names(one.path()) {
+        let read = |dir: &tempfile::TempDir| fs::read(dir.path().join(&name)).unwrap();
+        assert!(read(&one) == read(&two), "{name}");
+    }
+}
