@@ -17,7 +17,7 @@ use crate::precision::Precision;
 use crate::{Error, Result};
 
 /// Numbers between possible beginnings of parameters (256 bytes).
-pub(crate) const ALIGN: usize = 64;
+pub const ALIGN: usize = 64;
 
 /// One parameter's place in the flat tensors.
 #[derive(Debug, Clone, PartialEq)]
@@ -207,7 +207,10 @@ impl Params {
     }
 
     /// Makes the rounded copy again after the parameters were written from outside.
-    fn round(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn round(&self) -> Result<()> {
         #[cfg(any(feature = "cuda", feature = "host-kernels"))]
         if let (Some(low), Some(engine)) = (&self.low, kernels::engine(&self.flat)) {
             return kernels::elementwise::round(&engine, &self.flat, &low.flat);

@@ -3,6 +3,7 @@
 mod bench;
 mod checkpoints;
 mod demo;
+mod diverge;
 mod evaluate;
 mod inspect;
 mod metrics;

@@ -133,6 +133,60 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     assert!(said.contains(both), "{said}");
 }
 
+#[test]
+fn moments_held_in_parts_change_nothing() {
+    let scene = scene();
+    done(&scene, 1, "one", "6", &[]);
+    done(&scene, 3, "parts", "2", &["--shard-optimizer"]);
+    same(&scene, "one", "parts");
+    // A checkpoint holds them all: a run goes on with or without parts.
+    let until = |step| ["--resume", "auto", "--max-steps", step];
+    done(
+        &scene,
+        3,
+        "mixed",
+        "2",
+        &[&until("7")[..], &["--shard-optimizer"]].concat(),
+    );
+    done(&scene, 1, "mixed", "6", &until("12"));
+    done(
+        &scene,
+        2,
+        "mixed",
+        "3",
+        &["--resume", "auto", "--shard-optimizer"],
+    );
+    same(&scene, "one", "mixed");
+}
+
+/// One image of one rank leads to a loss that is no number: the run ends, naming both, or all ranks go back and past it together.
+#[test]
+fn a_rank_that_diverges_ends_all_or_all_go_back() {
+    let scene = super::diverge::scene();
+    let args = |name, more: &[&'static str]| {
+        let args = ["pretrain", "--config", "odd.toml", "--output-dir", name];
+        [&args[..], &["--batch-size", "2"], more].concat()
+    };
+    let ran = under_mpirun(&scene, 2, &args("ended", &[])).output();
+    let ran = ran.expect("mpirun runs");
+    let said = text(&ran);
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    // The samples of the one batch, not those of the other rank.
+    let named = said
+        .split("Samples of that batch: ")
+        .nth(1)
+        .expect("samples");
+    let named = named.lines().next().expect("a line");
+    assert!(
+        named.contains("white") && named.matches("rank ").count() == 2,
+        "{named}"
+    );
+    let ran = under_mpirun(&scene, 2, &args("back", &["--max-rollbacks", "2"])).output();
+    let ran = ran.expect("mpirun runs");
+    assert!(ran.status.success(), "{}", text(&ran));
+    assert_eq!(super::diverge::logged(&scene, "back").len(), 10);
+}
+
 /// Without what is drawn for a batch: mixing and drop path.
 const FINETUNE: &str = r#"
 data = "data"

@@ -283,6 +283,18 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The update that did not come to finite numbers, where that is what went wrong.
+    pub(crate) fn diverged_at(&self) -> Option<u64> {
+        match self {
+            Error::NonFiniteLoss { step, .. } | Error::NonFiniteGradient { step, .. } => {
+                Some(*step)
+            }
+            _ => None,
+        }
+    }
+}
+
 fn lines(differences: &[Difference]) -> String {
     differences
         .iter()

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mae_loader::{Batches, HostBatch};
-use mae_model::{Feeder, Mae};
+use mae_model::{Feeder, Mae, StateDict};
 
 use crate::checkpoint::retention::Retention;
 use crate::checkpoint::{self, Checkpoint, RunConfig as _};
-use crate::config::PretrainConfig;
+use crate::config::{PretrainConfig, Resume};
 use crate::data::Data;
 use crate::device;
 use crate::dist::{self, Group, Stage};
@@ -43,15 +43,49 @@ pub fn pretrain(
     let patience = Duration::from_secs(config.hang_timeout);
     let group = Arc::new(Group::join(&config.launch, config.device, patience)?);
     let outcome = match group.is_first() {
-        true => pretrain_in(&group, config, stop, observer),
-        false => pretrain_in(&group, config, stop, &mut Unobserved),
+        true => with_rollbacks(&group, config, stop, observer),
+        false => with_rollbacks(&group, config, stop, &mut Unobserved),
     };
     dist::leave(group, outcome)
+}
+
+/// Goes back to the last checkpoint, where an update does not come to finite numbers, and passes it over: as often as is allowed over the
+/// whole run. Every rank comes here at the same update.
+fn with_rollbacks(
+    group: &Arc<Group>,
+    config: &PretrainConfig,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    let mut config = config.clone();
+    let mut skipped = vec![];
+    loop {
+        let ended = pretrain_in(group, &config, &mut skipped, stop, observer);
+        let Err(error) = ended else {
+            return ended;
+        };
+        let (Some(step), true) = (
+            error.diverged_at(),
+            skipped.len() < config.max_rollbacks && !matches!(config.resume, Resume::From(_)),
+        ) else {
+            return Err(error);
+        };
+        skipped.push(step);
+        if group.is_first() {
+            tracing::warn!(
+                "{error}. Going back to the last checkpoint, to pass over update {step} (rollback {} of {})",
+                skipped.len(),
+                config.max_rollbacks
+            );
+        }
+        config.resume = Resume::Auto;
+    }
 }
 
 fn pretrain_in(
     group: &Arc<Group>,
     config: &PretrainConfig,
+    skipped: &mut Vec<u64>,
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
@@ -77,7 +111,16 @@ fn pretrain_in(
             &data.loader.fingerprint(),
         )?;
     }
+    for step in checkpoint
+        .iter()
+        .flat_map(|checkpoint| &checkpoint.info.state.skipped)
+    {
+        if !skipped.contains(step) {
+            skipped.push(*step);
+        }
+    }
     let (mut run, fit) = Run::new(config, group, &data, checkpoint.as_ref(), observer)?;
+    run.standing.skipped.clone_from(skipped);
     let measured = Measured {
         page,
         loader: &data.loader,
@@ -149,6 +192,9 @@ impl<'a> Run<'a> {
             weight_decay: config.weight_decay,
         };
         let mut adamw = AdamW::new(&mae.params, settings)?;
+        if config.shard_optimizer && group.world() > 1 {
+            adamw = adamw.shard(&mae.params, (group.rank(), group.world()))?;
+        }
         let mut fit = None;
         let mut data_samples = vec![0; data.train.datasets().len()];
         if let Some(checkpoint) = checkpoint {
@@ -263,6 +309,9 @@ impl<'a> Run<'a> {
         let (step, lr) = (self.standing.progress.step + 1, self.standing.lr());
         let share = 1.0 / (accum * self.group.world()) as f32;
         self.group.step(step);
+        if self.standing.skipped.contains(&step) {
+            return self.pass_over(batches);
+        }
         let (mut samples, mut bad_samples) = (vec![], 0);
         for part in 0..accum {
             self.group.enter(Stage::Data);
@@ -296,6 +345,16 @@ impl<'a> Run<'a> {
         });
         self.standing.queued();
         self.conclude(UNDERWAY, journal)
+    }
+
+    /// Takes an update's batches and leaves the weights alone.
+    fn pass_over(&mut self, batches: &mut Batches) -> Result<()> {
+        for part in 0..self.config.accum_iter {
+            self.group.enter(Stage::Data);
+            next_batch(batches, self.standing.cursor(part))?;
+        }
+        self.standing.queued();
+        Ok(())
     }
 
     /// Reports the updates that are done, waiting while more than `most` are not.
@@ -394,6 +453,12 @@ impl<'a> Run<'a> {
         if self.group.world() > 1 {
             self.group.agree("the weights", stepper.digest()?)?;
         }
+        let (mae, adamw) = (&stepper.mae, &stepper.update.adamw);
+        let moments = match adamw.shards() {
+            Some(_) => adamw.whole_state(&mae.params, self.group)?,
+            None if self.group.is_first() => adamw.state(&mae.params)?,
+            None => StateDict::new(),
+        };
         if !self.group.is_first() {
             let path = checkpoint::path(&checkpoint::folder(&config.output_dir), step);
             self.standing.saved_by_another(path);
@@ -413,8 +478,7 @@ impl<'a> Run<'a> {
                 every,
             },
         };
-        let (mae, adamw) = (&stepper.mae, &stepper.update.adamw);
-        let tensors = (&mae.state_dict()?, &adamw.state(&mae.params)?);
+        let tensors = (&mae.state_dict()?, &moments);
         self.standing.save(saving, tensors, journal)
     }
 

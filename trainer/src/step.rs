@@ -37,7 +37,9 @@ impl Stepper {
         activations: Activations,
         clip: Option<f64>,
     ) -> Result<Self> {
-        let memory = mae.step_memory(keep, activations)?;
+        let mut memory = mae.step_memory(keep, activations)?;
+        memory.parameters -= 2 * size_of::<f32>() as u64 * mae.params.flat_len() as u64;
+        memory.parameters += adamw.bytes();
         check_room(&mae, memory, (batch, keep), activations)?;
         Ok(Stepper {
             memory,

@@ -95,6 +95,10 @@ impl Update {
         self.record.settle(&self.grads)?;
         self.adamw
             .step(params, &self.grads, &self.record, lr, step)?;
+        if let (Some(shards), Some(group)) = (self.adamw.shards(), &self.group) {
+            group.share(params.flat(), shards)?;
+            params.round()?;
+        }
         Ok(self.record.ask()?)
     }
 

@@ -47,6 +47,7 @@ fn run_of(path: &Path, input_size: &str, encoder_mask_tokens: bool) -> (MaeConfi
         best: None,
         written_by: "0".into(),
         world: 1,
+        skipped: vec![],
         step: 4,
         steps_per_epoch: 4,
         epoch: 1,

@@ -125,6 +125,9 @@ pub struct RunState<C = PretrainConfig> {
     /// The best evaluation so far, where the run has such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
+    /// Updates whose images were passed over, as they led to numbers that are not finite.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<u64>,
     /// The run's settings.
     pub config: C,
     /// The other files of the checkpoint.

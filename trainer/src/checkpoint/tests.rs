@@ -16,6 +16,7 @@ fn state(step: u64) -> RunState {
         best: None,
         written_by: "0".into(),
         world: 1,
+        skipped: vec![],
         step,
         steps_per_epoch: 4,
         epoch: 1,

@@ -51,6 +51,8 @@ pub(crate) const ALWAYS_FREE: &[&str] = &[
 const FREE: &[&str] = &[
     "batch_size", // What is compared is the images of an update.
     "accum_iter",
+    "shard_optimizer",
+    "max_rollbacks",
     "cuda_graphs",
     "max_steps",
     "window", // What it came to is in the loader's fingerprint.

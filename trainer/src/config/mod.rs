@@ -56,6 +56,10 @@ pub struct PretrainConfig {
     /// This process among those that train; not a setting of the run.
     #[serde(skip)]
     pub launch: Launch,
+    #[serde(default)]
+    pub max_rollbacks: usize,
+    #[serde(default)]
+    pub shard_optimizer: bool,
     pub seed: u64,
     pub threads: usize,
     pub device: DeviceKind,
@@ -241,6 +245,8 @@ impl PretrainConfig {
             resume: raw.resume.unwrap_or(Resume::Never),
             hang_timeout: raw.hang_timeout.unwrap_or(dist::HANG_TIMEOUT.as_secs()),
             launch: launch.clone(),
+            max_rollbacks: raw.max_rollbacks.unwrap_or(0),
+            shard_optimizer: raw.shard_optimizer.unwrap_or(false),
             seed: raw.seed.unwrap_or(0),
             threads: raw.threads.unwrap_or(0),
             device,

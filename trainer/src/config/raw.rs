@@ -63,6 +63,17 @@ pub struct RawPretrain {
         arg(long, value_name = "SECONDS", help_heading = "Run")
     )]
     pub hang_timeout: Option<u64>,
+    /// Of several processes, each holds the optimiser's moments of its part of the weights alone (ZeRO-1): less memory, the same
+    /// numbers, one more exchange an update
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "Run")
+    )]
+    pub shard_optimizer: Option<bool>,
+    /// Times that the run may go back to its last checkpoint where the loss or the gradient is no finite number, passing over that update's
+    /// images the next time, which are named; then it ends with an error [default: 0]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", help_heading = "Run"))]
+    pub max_rollbacks: Option<usize>,
     /// Where the arithmetic runs: cpu, cuda or cuda:N; of several processes on GPUs, each takes the one of its number on its machine
     /// [default: cpu]
     #[cfg_attr(

@@ -1,10 +1,14 @@
-//! AdamW over flat parameters, in groups: weight decay on parameters of two and more dimensions only.
+//! AdamW over flat parameters, in groups: weight decay on parameters of two and more dimensions only. Of several ranks, each may hold the
+//! moments of a part of the parameters and update that alone (ZeRO-1, Rajbhandari et al. 2020).
 
-use candle_core::Tensor;
+use std::ops::Range;
+
+use candle_core::{DType, Tensor};
 use mae_model::ops::adamw::{AdamWStep, Group, Groups, adamw_step};
-use mae_model::params::write_range;
+use mae_model::params::{ALIGN, write_range};
 use mae_model::{ParamSpec, Params, Record, StateDict, StateTensor};
 
+use crate::dist;
 use crate::error::{Error, Result};
 
 /// What stays the same over the run.
@@ -24,6 +28,10 @@ pub struct AdamWSettings {
 pub struct AdamW {
     settings: AdamWSettings,
     groups: Groups,
+    /// Of all ranks, what each updates of the flat parameters; one alone has all.
+    parts: Vec<Range<usize>>,
+    rank: usize,
+    /// Of this rank's part.
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
 }
@@ -92,9 +100,48 @@ impl AdamW {
         Ok(AdamW {
             settings,
             groups: Groups::new(groups, params.flat_len()),
+            parts: vec![0..params.flat_len()],
+            rank: 0,
             exp_avg: params.zeros_like_flat()?,
             exp_avg_sq: params.zeros_like_flat()?,
         })
+    }
+
+    /// The same for a rank that holds the moments of its part alone. Without a state yet.
+    pub(crate) fn shard(self, params: &Params, (rank, world): (usize, usize)) -> Result<Self> {
+        let parts = parts(params.flat_len(), world);
+        let part = parts[rank].clone();
+        let groups = self.groups.groups().iter().filter_map(|group| {
+            let range = group.range.start.max(part.start)..group.range.end.min(part.end);
+            (!range.is_empty()).then(|| Group {
+                range: range.start - part.start..range.end - part.start,
+                ..group.clone()
+            })
+        });
+        let groups = Groups::new(groups.collect(), part.len());
+        let zeros = || Tensor::zeros(part.len(), DType::F32, params.flat().device());
+        Ok(AdamW {
+            settings: self.settings,
+            groups,
+            rank,
+            exp_avg: zeros()?,
+            exp_avg_sq: zeros()?,
+            parts,
+        })
+    }
+
+    fn part(&self) -> Range<usize> {
+        self.parts[self.rank].clone()
+    }
+
+    /// Bytes of the moments here.
+    pub(crate) fn bytes(&self) -> u64 {
+        2 * size_of::<f32>() as u64 * self.part().len() as u64
+    }
+
+    /// What each rank updates of the flat parameters, where that is not all of them.
+    pub(crate) fn shards(&self) -> Option<&[Range<usize>]> {
+        (self.parts.len() > 1).then_some(&self.parts)
     }
 
     /// Updates `params` from `grads` as `record` has settled it. `step` counts updates from 1.
@@ -116,11 +163,20 @@ impl AdamW {
             eps,
             step,
         };
-        let weights = (params.flat(), params.low());
+        let part = self.part();
+        if part.is_empty() {
+            return Ok(());
+        }
+        let of_part = |flat: &Tensor| flat.narrow(0, part.start, part.len());
+        let (flat, low) = (
+            of_part(params.flat())?,
+            params.low().map(of_part).transpose()?,
+        );
+        let (weights, grads) = ((&flat, low.as_ref()), of_part(grads)?);
         let moments = (&self.exp_avg, &self.exp_avg_sq);
         Ok(adamw_step(
             weights,
-            grads,
+            &grads,
             moments,
             &self.groups,
             record,
@@ -133,10 +189,35 @@ impl AdamW {
     }
 
     /// The moments by parameter, as `exp_avg.NAME` and `exp_avg_sq.NAME`.
+    ///
+    /// # Errors
+    /// If the device fails; where ranks hold parts of them, see [`AdamW::whole_state`].
     pub fn state(&self, params: &Params) -> Result<StateDict> {
+        self.state_with(params, |_| Ok(()))
+    }
+
+    /// As [`AdamW::state`], of all ranks, on each of them.
+    pub(crate) fn whole_state(&self, params: &Params, group: &dist::Group) -> Result<StateDict> {
+        self.state_with(params, |flat| group.share(flat, &self.parts))
+    }
+
+    /// `complete` brings in what other ranks hold.
+    fn state_with(
+        &self,
+        params: &Params,
+        complete: impl Fn(&Tensor) -> Result<()>,
+    ) -> Result<StateDict> {
         let mut state = StateDict::new();
         for (moment, tensor) in self.moments() {
-            let flat: Vec<f32> = tensor.to_vec1()?;
+            let flat: Vec<f32> = match self.shards() {
+                None => tensor.to_vec1()?,
+                Some(_) => {
+                    let whole = Tensor::zeros(params.flat_len(), DType::F32, tensor.device())?;
+                    whole.slice_set(tensor, 0, self.part().start)?;
+                    complete(&whole)?;
+                    whole.to_vec1()?
+                }
+            };
             for spec in params.specs() {
                 let tensor = StateTensor {
                     shape: spec.shape.clone(),
@@ -153,12 +234,23 @@ impl AdamW {
     /// # Errors
     /// [`Error::OptimizerState`] naming the first that is missing or has another shape.
     pub fn load_state(&mut self, params: &Params, state: &StateDict) -> Result<()> {
+        let part = self.part();
         for (moment, tensor) in self.moments() {
             for spec in params.specs() {
                 let name = format!("{moment}.{}", spec.name);
                 match state.get(&name) {
                     Some(saved) if saved.shape == spec.shape => {
-                        write_range(tensor, spec.range(), &saved.data)?
+                        let range = spec.range();
+                        let here = range.start.max(part.start)..range.end.min(part.end);
+                        if !here.is_empty() {
+                            let data =
+                                &saved.data[here.start - range.start..here.end - range.start];
+                            write_range(
+                                tensor,
+                                here.start - part.start..here.end - part.start,
+                                data,
+                            )?
+                        }
                     }
                     found => {
                         let found = found.map_or("nothing".to_owned(), |saved| {
@@ -175,6 +267,20 @@ impl AdamW {
         }
         Ok(())
     }
+}
+
+/// The flat parameters in as many parts as there are ranks, alike but for one alignment.
+fn parts(flat_len: usize, world: usize) -> Vec<Range<usize>> {
+    let units = flat_len / ALIGN;
+    let at = |rank: usize| units * rank / world * ALIGN;
+    let end = |rank: usize| {
+        if rank + 1 == world {
+            flat_len
+        } else {
+            at(rank + 1)
+        }
+    };
+    (0..world).map(|rank| at(rank)..end(rank)).collect()
 }
 
 #[cfg(test)]
@@ -301,6 +407,48 @@ mod tests {
             straight.state(&one.params).unwrap(),
             second.state(&two.params).unwrap()
         );
+    }
+
+    /// Each part updated by its own rank is what one updates.
+    #[test]
+    fn parts_together_are_the_whole() {
+        let (one, two) = (mae(), mae());
+        let grads = one.params.zeros_like_flat().unwrap();
+        let ramp: Vec<f32> = (0..grads.elem_count())
+            .map(|i| (i % 97) as f32 - 48.0)
+            .collect();
+        write_range(&grads, 0..ramp.len(), &ramp).unwrap();
+        let record = settled(&grads);
+        let mut whole = AdamW::new(&one.params, SETTINGS).unwrap();
+        let mut shards: Vec<AdamW> = (0..3)
+            .map(|rank| {
+                let all = AdamW::new(&two.params, SETTINGS).unwrap();
+                all.shard(&two.params, (rank, 3)).unwrap()
+            })
+            .collect();
+        for step in 1..=3 {
+            whole
+                .step(&one.params, &grads, &record, 1e-3, step)
+                .unwrap();
+            for shard in &mut shards {
+                shard
+                    .step(&two.params, &grads, &record, 1e-3, step)
+                    .unwrap();
+            }
+        }
+        assert_eq!(one.params.to_vec().unwrap(), two.params.to_vec().unwrap());
+        let bytes: u64 = shards.iter().map(AdamW::bytes).sum();
+        assert_eq!(bytes, whole.bytes());
+        // A saved state is taken up by parts as it is by the whole.
+        let state = whole.state(&one.params).unwrap();
+        for shard in &mut shards {
+            shard.load_state(&two.params, &state).unwrap();
+        }
+        whole.step(&one.params, &grads, &record, 1e-3, 4).unwrap();
+        for shard in &mut shards {
+            shard.step(&two.params, &grads, &record, 1e-3, 4).unwrap();
+        }
+        assert_eq!(one.params.to_vec().unwrap(), two.params.to_vec().unwrap());
     }
 
     #[test]

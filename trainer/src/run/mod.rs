@@ -174,6 +174,8 @@ pub(crate) struct Standing {
     pub(crate) bad_samples: u64,
     /// The best evaluation, where the run has such.
     pub(crate) best: Option<Best>,
+    /// Updates that are passed over.
+    pub(crate) skipped: Vec<u64>,
     /// The checkpoint that stands for a step, if any does.
     saved: Option<(u64, PathBuf)>,
     last_epoch: Option<EpochLine>,
@@ -196,6 +198,7 @@ impl Standing {
             }),
             bad_samples: state.map_or(0, |state| state.bad_samples),
             best: state.and_then(|state| state.best),
+            skipped: state.map_or_else(Vec::new, |state| state.skipped.clone()),
             saved: from
                 .filter(|checkpoint| output::holds(output_dir, &checkpoint.info.path))
                 .map(|checkpoint| (checkpoint.info.state.step, checkpoint.info.path.clone())),
@@ -242,6 +245,14 @@ impl Standing {
         self.progress.within += 1;
     }
 
+    /// Updates of the epoch so far that were not passed over.
+    fn counted(&self) -> usize {
+        let Progress { step, within, .. } = self.progress;
+        let in_epoch = |skipped: &&u64| **skipped <= step && **skipped > step - within;
+        // An epoch that was passed over whole has no loss to divide.
+        (within as usize - self.skipped.iter().filter(in_epoch).count()).max(1)
+    }
+
     /// An update came to `loss`.
     pub(crate) fn concluded(&mut self, update: &Underway, loss: f64) {
         self.progress.epoch_loss += loss;
@@ -258,13 +269,13 @@ impl Standing {
         let Progress {
             step,
             epoch,
-            within,
             epoch_loss,
+            ..
         } = self.progress;
         let line = EpochLine {
             step,
             epoch: epoch + 1,
-            loss: epoch_loss / within as f64,
+            loss: epoch_loss / self.counted() as f64,
             val_loss: held_out.loss,
             val_top1: held_out.accuracy.map(|accuracy| accuracy.top1),
             val_top5: held_out.accuracy.map(|accuracy| accuracy.top5),
@@ -319,6 +330,7 @@ impl Standing {
             dataset: saving.dataset,
             fingerprint: saving.fingerprint,
             best: self.best,
+            skipped: self.skipped.clone(),
             config: saving.config.clone(),
             files: Default::default(),
         };
@@ -351,7 +363,7 @@ impl Standing {
             step,
             loss: match within {
                 0 => last.map(|line| line.loss),
-                _ => Some(epoch_loss / within as f64),
+                _ => Some(epoch_loss / self.counted() as f64),
             },
             val_loss: last.and_then(|line| line.val_loss),
             val_top1: last.and_then(|line| line.val_top1),
