@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::store::{OnEnd, Store};
-use self::watch::{Patience, Seen, Watch, judge};
+use self::watch::{Looks, Patience, Seen, Watch, judge};
 use crate::config::DeviceKind;
 use crate::error::{Error, Result};
 
@@ -68,7 +68,9 @@ impl Group {
         let (engine, store) = match device {
             DeviceKind::Cpu => join_on_cpus(launch, &watch, patience, on_end)?,
             DeviceKind::Cuda(_) => {
-                return Err(Error::Config("several GPUs: not in this build".into()));
+                return Err(Error::Config(
+                    "training on several GPUs is not there yet: start one process, with --device cuda or cuda:N".into(),
+                ));
             }
         };
         Ok(Group {
@@ -213,6 +215,7 @@ fn look_after(watch: Arc<Watch>, patience: Patience, on_end: OnEnd) -> Result<()
     // As long as the run lasts: the other end is the run's own.
     let watch = Arc::downgrade(&watch);
     let look = move || {
+        let mut looks = Looks::new(Duration::from_secs(1).min(patience.silent / 4));
         while let Some(watch) = watch.upgrade() {
             let seen = Seen {
                 rank: 0,
@@ -223,8 +226,9 @@ fn look_after(watch: Arc<Watch>, patience: Patience, on_end: OnEnd) -> Result<()
                 on_end(&why);
                 return;
             }
-            drop(watch);
-            std::thread::sleep(Duration::from_secs(1).min(patience.silent / 4));
+            if looks.wait() {
+                watch.resumed();
+            }
         }
     };
     let spawned = std::thread::Builder::new()

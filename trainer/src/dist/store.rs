@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::launch::Launch;
-use super::watch::{Patience, Seen, Standing, Watch, judge};
+use super::watch::{Looks, Patience, Seen, Standing, Watch, judge};
 use crate::error::{Error, Result};
 
 /// How often a rank says how it stands.
@@ -288,8 +288,14 @@ impl Shared {
 
     /// Says every second how this rank stands, and looks at the others.
     fn beat(&self, rank: usize) {
+        let mut looks = Looks::new(BEAT.min(self.patience.silent / 4));
         loop {
-            thread::sleep(BEAT.min(self.patience.silent / 4));
+            if looks.wait() {
+                self.watch.resumed();
+                for (_, at) in self.lock().seen.values_mut() {
+                    *at = Instant::now();
+                }
+            }
             let standing = self.watch.standing();
             let state = self.lock();
             if state.leaving || state.ended.is_some() {

@@ -76,6 +76,12 @@ impl Watch {
         }
     }
 
+    /// The whole process was stopped for a while, as by Ctrl-Z: that does not count.
+    pub(crate) fn resumed(&self) {
+        let Standing { stage, .. } = self.standing();
+        self.enter(stage);
+    }
+
     /// Update number `step` has begun.
     pub(crate) fn step(&self, step: u64) {
         if let Ok(mut at) = self.at.lock() {
@@ -93,6 +99,29 @@ impl Watch {
             step,
             still_ms: since.elapsed().as_millis() as u64,
         }
+    }
+}
+
+/// Tells a process that was stopped and goes on from one that looked again in time.
+pub(crate) struct Looks {
+    every: Duration,
+    last: Instant,
+}
+
+impl Looks {
+    pub(crate) fn new(every: Duration) -> Self {
+        Looks {
+            every,
+            last: Instant::now(),
+        }
+    }
+
+    /// Waits until the next look. True if it took so long that the process was stopped meanwhile.
+    pub(crate) fn wait(&mut self) -> bool {
+        std::thread::sleep(self.every);
+        let late = self.last.elapsed() > self.every + Duration::from_secs(10);
+        self.last = Instant::now();
+        late
     }
 }
 
@@ -132,8 +161,11 @@ pub(crate) fn judge(ranks: &[Seen], patience: Patience) -> Option<String> {
             lost.standing.step
         ));
     }
-    let still =
-        |seen: &&Seen| Duration::from_millis(seen.standing.still_ms) + seen.silent > patience.still;
+    // Opening data and fitting a basis may take any time.
+    let still = |seen: &&Seen| {
+        seen.standing.stage != Stage::Starting
+            && Duration::from_millis(seen.standing.still_ms) + seen.silent > patience.still
+    };
     let stuck: Vec<&Seen> = ranks.iter().filter(still).collect();
     let first = stuck.first()?;
     let blamed = stuck
@@ -198,7 +230,13 @@ mod tests {
             said.starts_with("rank 2 stands still at step 7: waiting for data"),
             "{said}"
         );
-        // One that evaluates, and moves, may take its time.
+        // One that starts may take its time.
+        let ranks = [
+            seen(0, Stage::AllReduce, 900, 0),
+            seen(1, Stage::Starting, 900, 0),
+        ];
+        assert_eq!(verdict(&ranks), None);
+        // So may one that evaluates, and moves.
         let ranks = [
             seen(0, Stage::Evaluating, 2, 0),
             seen(1, Stage::AllReduce, 900, 0),
