@@ -53,6 +53,24 @@ impl MaeConfig {
             backward: embed + 2.0 * rest,
         }
     }
+
+    /// Operations that [`Activations::Recompute`](crate::Activations::Recompute) adds to those for one image: of every block but the last
+    /// of its stack, all before the MLP's second layer once more.
+    pub fn recomputed_flops(&self, keep: usize) -> f64 {
+        let again = |depth: usize, tokens: usize, dim: usize, hidden: usize| {
+            2.0 * (depth.saturating_sub(1) * tokens * dim) as f64
+                * (4 * dim + hidden + 2 * tokens) as f64
+        };
+        let (vit, wide) = (&self.vit, self.decoder_dim);
+        let seen = 1 + self.encoder_patches(keep);
+        again(vit.depth, seen, vit.dim, vit.hidden())
+            + again(
+                self.decoder_depth,
+                1 + self.patches(),
+                wide,
+                hidden(wide, vit.mlp_ratio),
+            )
+    }
 }
 
 #[cfg(test)]
@@ -102,12 +120,18 @@ mod tests {
         assert_eq!(flops.backward, 2.0 * f64::from(embed + 2 * rest));
 
         // With mask tokens in the encoder: still 1 patch embedded, but 5 tokens in its blocks and 5 projected.
+        assert_eq!(config.recomputed_flops(1), 0.0);
         config.encoder_mask_tokens = true;
         let encoder = 5 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8) + 2 * (5 * 5 * 8);
         let rest = encoder + 5 * 8 * 4 + decoder + 3 * 4 * 16;
         let flops = config.flops(1);
         assert_eq!(flops.forward, 2.0 * f64::from(embed + rest));
         assert_eq!(flops.backward, 2.0 * f64::from(embed + 2 * rest));
+
+        // Two blocks more in the encoder: both are computed again without their MLP's second layer.
+        config.vit.depth = 3;
+        let block = 5 * (8 * 24 + 8 * 8 + 8 * 32) + 2 * (5 * 5 * 8);
+        assert_eq!(config.recomputed_flops(1), 2.0 * f64::from(2 * block));
     }
 
     #[test]

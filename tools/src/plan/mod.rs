@@ -118,10 +118,9 @@ fn plan(
     };
     let memory = memory_of(&mae, config, parts, gpu.memory)?;
 
-    // With checkpointing the backward pass goes forward again; the few operations outside the blocks count too.
     let again = match config.activations() {
         Activations::Keep => 0.0,
-        Activations::Recompute => flops.forward,
+        Activations::Recompute => mae.recomputed_flops(keep),
     };
     let seconds = |flop: f64| batch as f64 * flop / (gpu.rate * args.utilisation);
     let backward = seconds(flops.backward + again);
@@ -167,6 +166,7 @@ fn plan(
             image_forward: flops.forward,
             image_backward: flops.backward,
             image: flops.total(),
+            image_recomputed: again,
             step: flops.total() * images as f64,
             run: flops.total() * images as f64 * steps,
         },

@@ -64,6 +64,8 @@ pub(super) struct Flop {
     pub(super) image_forward: f64,
     pub(super) image_backward: f64,
     pub(super) image: f64,
+    /// Besides those, with activation checkpointing.
+    pub(super) image_recomputed: f64,
     pub(super) step: f64,
     pub(super) run: f64,
 }
@@ -146,6 +148,13 @@ pub(super) fn page(report: &Report) -> String {
             format!("{} × {}", batch.epochs, batch.steps_per_epoch),
         ),
         ("operations an image", show_flop(flop.image)),
+        (
+            "  computed again",
+            match flop.image_recomputed {
+                0.0 => "–".to_owned(),
+                again => show_flop(again),
+            },
+        ),
         ("  an update", show_flop(flop.step)),
         ("  the run", show_flop(flop.run)),
         ("memory of a GPU", show_bytes(memory.gpu)),
