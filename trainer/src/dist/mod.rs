@@ -280,7 +280,10 @@ fn meeting_place(
     let mut place = (String::new(), 0);
     if launch.is_first() {
         let bound = std::net::TcpListener::bind(("0.0.0.0", 0)).map_err(failed)?;
-        place = (host_name(), bound.local_addr().map_err(failed)?.port());
+        place = (
+            engine.machine().to_owned(),
+            bound.local_addr().map_err(failed)?.port(),
+        );
         listener = Some(bound);
     }
     let told = engine.tell(format!("{} {}", place.1, place.0).into_bytes())?;
@@ -288,18 +291,11 @@ fn meeting_place(
     let (port, host) = told.split_once(' ').unwrap_or_default();
     let port = port.parse().unwrap_or_default();
     // On one machine its name need not have an address.
-    let host = match launch.local_rank == launch.rank && host == host_name() {
+    let host = match launch.local_rank == launch.rank && host == engine.machine() {
         true => "127.0.0.1",
         false => host,
     };
     Ok(((host.to_owned(), port), listener))
-}
-
-/// This machine's name.
-#[cfg(feature = "mpi")]
-fn host_name() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

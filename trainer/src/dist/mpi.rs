@@ -37,6 +37,7 @@ pub(super) struct MpiEngine {
     /// Where the numbers that are on their way begin in the flat tensor.
     underway: Mutex<usize>,
     thread: Option<JoinHandle<()>>,
+    machine: String,
 }
 
 impl MpiEngine {
@@ -52,15 +53,14 @@ impl MpiEngine {
                     return;
                 };
                 let world = universe.world();
-                if say
-                    .send((world.rank() as usize, world.size() as usize))
-                    .is_ok()
-                {
+                let machine = mpi::environment::processor_name().unwrap_or_default();
+                let found = (world.rank() as usize, world.size() as usize);
+                if say.send((found, machine)).is_ok() {
                     serve(universe, &queue, &results);
                 }
             })
             .map_err(|error| failed(error.to_string()))?;
-        let found = ready
+        let (found, machine) = ready
             .recv()
             .map_err(|_| failed("MPI was there before".into()))?;
         if found != (launch.rank, launch.world) {
@@ -74,7 +74,13 @@ impl MpiEngine {
             done: Mutex::new(done),
             underway: Mutex::new(0),
             thread: Some(thread),
+            machine,
         })
+    }
+
+    /// The name of this rank's machine.
+    pub(super) fn machine(&self) -> &str {
+        &self.machine
     }
 
     /// What rank 0 gives, to all.
