@@ -89,7 +89,7 @@ impl Stepper {
     ///
     /// # Errors
     /// As [`Stepper::batch`], or if another rank fails.
-    pub(crate) fn last_batch(&mut self, input: &MaeInput, share: f32) -> Result<()> {
+    pub fn last_batch(&mut self, input: &MaeInput, share: f32) -> Result<()> {
         // What a graph replays is all of the batch.
         if self.replay.is_some() {
             return self.batch(input, share);
@@ -132,7 +132,7 @@ impl Stepper {
     }
 
     /// From now on updates are those of all ranks of `group`.
-    pub(crate) fn join(&mut self, group: &Arc<Group>) {
+    pub fn join(&mut self, group: &Arc<Group>) {
         self.update.join(Arc::clone(group));
     }
 

@@ -11,7 +11,8 @@ mod watch;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use serde::Serialize;
@@ -46,6 +47,8 @@ pub struct Group {
     engine: Option<Box<dyn Engine>>,
     store: Option<Store>,
     watch: Arc<Watch>,
+    /// Nanoseconds; see [`Group::waited`].
+    waited: AtomicU64,
 }
 
 impl Group {
@@ -63,6 +66,7 @@ impl Group {
                 engine: None,
                 store: None,
                 watch,
+                waited: AtomicU64::new(0),
             });
         }
         let (engine, store) = match device {
@@ -78,6 +82,7 @@ impl Group {
             engine: Some(engine),
             store: Some(store),
             watch,
+            waited: AtomicU64::new(0),
         })
     }
 
@@ -102,8 +107,23 @@ impl Group {
     }
 
     /// Update number `step` has begun.
-    pub(crate) fn step(&self, step: u64) {
+    pub fn step(&self, step: u64) {
         self.watch.step(step);
+    }
+
+    /// How long this process has been held up by exchanges with the others so far: handing numbers over, waiting, taking them back. What
+    /// is added up beside the computing does not count.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    /// Does an exchange, whose time counts as [`Group::waited`].
+    fn timed<T>(&self, exchange: impl FnOnce() -> Result<T>) -> Result<T> {
+        let began = Instant::now();
+        let came = exchange();
+        let nanoseconds = began.elapsed().as_nanos() as u64;
+        self.waited.fetch_add(nanoseconds, Ordering::Relaxed);
+        came
     }
 
     /// What every rank gives, by rank.
@@ -117,7 +137,7 @@ impl Group {
         let misread = |error: serde_json::Error| Error::Ranks(format!("a rank's value: {error}"));
         let value = serde_json::to_value(value).map_err(misread)?;
         self.enter(Stage::AllReduce);
-        let values = store.gather(value)?.into_iter();
+        let values = self.timed(|| store.gather(value))?.into_iter();
         let values = values.map(|value| serde_json::from_value(value).map_err(misread));
         values.collect()
     }
@@ -143,7 +163,7 @@ impl Group {
     /// Begins to replace a range of a flat tensor by its sum over the ranks. [`Group::finish`] ends it.
     pub(crate) fn begin_sum(&self, flat: &Tensor, range: Range<usize>) -> Result<()> {
         match &self.engine {
-            Some(engine) if !range.is_empty() => engine.begin_sum(flat, range),
+            Some(engine) if !range.is_empty() => self.timed(|| engine.begin_sum(flat, range)),
             _ => Ok(()),
         }
     }
@@ -154,7 +174,7 @@ impl Group {
             return Ok(());
         };
         self.enter(Stage::AllReduce);
-        engine.finish(flat)
+        self.timed(|| engine.finish(flat))
     }
 
     /// Range number `r` of a flat tensor becomes that of rank `r`.
@@ -163,7 +183,7 @@ impl Group {
             return Ok(());
         };
         self.enter(Stage::AllReduce);
-        engine.share(flat, ranges)
+        self.timed(|| engine.share(flat, ranges))
     }
 
     /// Takes leave of the others: with the error that this rank ends with, so that they end, or in peace, when all are done.
@@ -194,7 +214,10 @@ impl Group {
 }
 
 /// Takes leave of the others: with the error that this rank ends with, so that they end, or in peace, when all are done.
-pub(crate) fn leave<T>(group: Arc<Group>, outcome: Result<T>) -> Result<T> {
+///
+/// # Errors
+/// That of `outcome`, or [`Error::Ranks`] if another rank ends first.
+pub fn leave<T>(group: Arc<Group>, outcome: Result<T>) -> Result<T> {
     match Arc::try_unwrap(group) {
         Ok(group) => group.leave(outcome),
         // Whoever still holds it has failed to end with the run.
@@ -311,6 +334,7 @@ mod tests {
         );
         assert_eq!(group.gather(5u32).unwrap(), [5]);
         group.agree("nothing", 1).unwrap();
+        assert_eq!(group.waited(), Duration::ZERO);
         assert_eq!(leave(Arc::new(group), Ok(3)).unwrap(), 3);
     }
 }
