@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
 use mae_loader::{Batches, HostBatch};
 use mae_model::{Feeder, Mae, StateDict};
 
@@ -41,10 +42,11 @@ pub fn pretrain(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let patience = Duration::from_secs(config.hang_timeout);
-    let group = Arc::new(Group::join(&config.launch, config.device, patience)?);
+    let device = device::open(config.device_of_rank())?;
+    let group = Arc::new(Group::join(&config.launch, &device, patience)?);
     let outcome = match group.is_first() {
-        true => with_rollbacks(&group, config, stop, observer),
-        false => with_rollbacks(&group, config, stop, &mut Unobserved),
+        true => with_rollbacks((&group, &device), config, stop, observer),
+        false => with_rollbacks((&group, &device), config, stop, &mut Unobserved),
     };
     dist::leave(group, outcome)
 }
@@ -52,7 +54,7 @@ pub fn pretrain(
 /// Goes back to the last checkpoint, where an update does not come to finite numbers, and passes it over: as often as is allowed over the
 /// whole run. Every rank comes here at the same update.
 fn with_rollbacks(
-    group: &Arc<Group>,
+    (group, device): (&Arc<Group>, &Device),
     config: &PretrainConfig,
     stop: &AtomicBool,
     observer: &mut dyn Observer,
@@ -60,7 +62,7 @@ fn with_rollbacks(
     let mut config = config.clone();
     let mut skipped = vec![];
     loop {
-        let ended = pretrain_in(group, &config, &mut skipped, stop, observer);
+        let ended = pretrain_in((group, device), &config, &mut skipped, stop, observer);
         let Err(error) = ended else {
             return ended;
         };
@@ -83,7 +85,7 @@ fn with_rollbacks(
 }
 
 fn pretrain_in(
-    group: &Arc<Group>,
+    (group, device): (&Arc<Group>, &Device),
     config: &PretrainConfig,
     skipped: &mut Vec<u64>,
     stop: &AtomicBool,
@@ -119,7 +121,13 @@ fn pretrain_in(
             skipped.push(*step);
         }
     }
-    let (mut run, fit) = Run::new(config, group, &data, checkpoint.as_ref(), observer)?;
+    let (mut run, fit) = Run::new(
+        config,
+        (group, device),
+        &data,
+        checkpoint.as_ref(),
+        observer,
+    )?;
     run.standing.skipped.clone_from(skipped);
     let measured = Measured {
         page,
@@ -177,13 +185,12 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(
         config: &'a PretrainConfig,
-        group: &'a Arc<Group>,
+        (group, device): (&'a Arc<Group>, &Device),
         data: &'a Data,
         checkpoint: Option<&Checkpoint>,
         observer: &mut dyn Observer,
     ) -> Result<(Self, Option<PcaFit>)> {
-        let device = device::open(config.device_of_rank())?;
-        let mut mae = Mae::new(config.mae(), &device, config.seed)?;
+        let mut mae = Mae::new(config.mae(), device, config.seed)?;
         mae.set_precision(config.precision)?;
         let settings = AdamWSettings {
             beta1: config.beta1,
@@ -210,6 +217,7 @@ impl<'a> Run<'a> {
         }
         // The same on every rank, whatever each made of the seed.
         group.share(mae.params.flat(), &[0..mae.params.flat_len()])?;
+        mae.params.round()?;
         let mut stepper = Stepper::new(
             mae,
             adamw,
@@ -236,7 +244,7 @@ impl<'a> Run<'a> {
             group,
             data,
             stepper,
-            feeder: Feeder::new(&device, host_input)?,
+            feeder: Feeder::new(device, host_input)?,
             standing: Standing::new(plan, &config.output_dir, checkpoint),
             underway: VecDeque::new(),
             data_samples,

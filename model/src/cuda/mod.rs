@@ -1,6 +1,8 @@
 //! NVIDIA GPUs: loading the kernels, launching them, addresses; products; what comes back.
 
 mod feeder;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod product;
 mod readback;
 mod recorder;

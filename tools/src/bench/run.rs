@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use candle_core::Device;
 use clap::Args;
 use mae_loader::{Cursor, Dataset, DatasetOptions, DecoderKind, HostBatch, Loader, Transform};
 use mae_model::{Activations, Feeder, HostInput, Mae, MaeConfig, Precision};
@@ -145,8 +146,9 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         return scaling::run(args);
     }
     let launch = Launch::from_env()?;
-    let group = Arc::new(Group::join(&launch, args.device, PATIENCE)?);
-    let report = measure(args, &launch, &group)?;
+    let device = mae_trainer::device::open(args.device.of_rank(&launch))?;
+    let group = Arc::new(Group::join(&launch, &device, PATIENCE)?);
+    let report = measure(args, &launch, (&group, &device))?;
     dist::leave(group, Ok(()))?;
     if !launch.is_first() {
         return Ok(Outcome::Done);
@@ -161,10 +163,13 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
 }
 
 /// What this process and the others of its group come to.
-fn measure(args: &RunArgs, launch: &Launch, group: &Arc<Group>) -> anyhow::Result<Report> {
+fn measure(
+    args: &RunArgs,
+    launch: &Launch,
+    (group, device): (&Arc<Group>, &Device),
+) -> anyhow::Result<Report> {
     mae_model::set_threads(args.threads)?;
     let device_kind = args.device.of_rank(launch);
-    let device = mae_trainer::device::open(device_kind)?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let data = match &args.data[..] {
         [] => {
@@ -212,7 +217,7 @@ fn measure(args: &RunArgs, launch: &Launch, group: &Arc<Group>) -> anyhow::Resul
         other => other?,
     };
 
-    let mut mae = Mae::new(config.clone(), &device, 0)?;
+    let mut mae = Mae::new(config.clone(), device, 0)?;
     mae.set_precision(precision)
         .map_err(|error| Usage(error.to_string()))?;
     let settings = AdamWSettings {
@@ -235,7 +240,7 @@ fn measure(args: &RunArgs, launch: &Launch, group: &Arc<Group>) -> anyhow::Resul
             .use_graphs()
             .map_err(|error| Usage(error.to_string()))?;
     }
-    let mut feeder: Feeder<HostBatch> = Feeder::new(&device, host_input)?;
+    let mut feeder: Feeder<HostBatch> = Feeder::new(device, host_input)?;
 
     let mut batches = loader.batches(Cursor::default());
     let share = 1.0 / launch.world as f32;

@@ -1,11 +1,13 @@
 //! One training on several processes: each rank computes a part of every batch, gradients are added up, and every rank makes the same update.
 //!
-//! A [`Group`] is this process among the others. An engine adds up numbers where they are: [`mpi`] between CPUs, NCCL between GPUs. Small
+//! A [`Group`] is this process among the others. An engine adds up numbers where they are: `mpi` between CPUs, `nccl` between GPUs. Small
 //! values, signs of life and failures go by [`store`]. A single process has neither, and the same code runs.
 
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod store;
 mod watch;
 
@@ -14,13 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::store::{OnEnd, Store};
 use self::watch::{Looks, Patience, Seen, Watch, judge};
-use crate::config::DeviceKind;
 use crate::error::{Error, Result};
 
 pub use launch::{Launch, Launcher};
@@ -52,11 +53,11 @@ pub struct Group {
 }
 
 impl Group {
-    /// Meets the others. A rank that fails, dies or stands still for `patience` ends all: they say which and why, and exit with code 1.
+    /// Meets the others, each of which computes on a device of its own. A rank that fails, dies or stands still for `patience` ends all: they say which and why, and exit with code 1.
     ///
     /// # Errors
     /// [`Error::Ranks`] if they do not meet, [`Error::Config`] if this build has nothing to join them with.
-    pub fn join(launch: &Launch, device: DeviceKind, patience: Duration) -> Result<Self> {
+    pub fn join(launch: &Launch, device: &Device, patience: Duration) -> Result<Self> {
         let on_end: OnEnd = Arc::new(end);
         let (watch, patience) = (Arc::new(Watch::new()), Patience::new(patience));
         if launch.world == 1 {
@@ -70,12 +71,8 @@ impl Group {
             });
         }
         let (engine, store) = match device {
-            DeviceKind::Cpu => join_on_cpus(launch, &watch, patience, on_end)?,
-            DeviceKind::Cuda(_) => {
-                return Err(Error::Config(
-                    "training on several GPUs is not there yet: start one process, with --device cuda or cuda:N".into(),
-                ));
-            }
+            Device::Cpu => join_on_cpus(launch, &watch, patience, on_end)?,
+            _ => join_on_gpus(launch, device, &watch, patience, on_end)?,
         };
         Ok(Group {
             launch: launch.clone(),
@@ -292,6 +289,58 @@ fn join_on_cpus(
     )))
 }
 
+#[cfg(feature = "nccl")]
+fn join_on_gpus(
+    launch: &Launch,
+    device: &Device,
+    watch: &Arc<Watch>,
+    patience: Patience,
+    on_end: OnEnd,
+) -> Result<(Box<dyn Engine>, Store)> {
+    let Some(master) = launch.master.clone() else {
+        return Err(Error::Config(
+            "the launcher did not say where the processes meet: set MASTER_ADDR to the address of the machine of rank 0, and MASTER_PORT to a free port there".into(),
+        ));
+    };
+    let listener = match launch.is_first() {
+        true => Some(listen(master.1)?),
+        false => None,
+    };
+    let store = Store::meet(
+        launch,
+        (master, listener),
+        Arc::clone(watch),
+        patience,
+        on_end,
+    )?;
+    let engine = nccl::NcclEngine::new(launch, device, &store)?;
+    Ok((Box::new(engine), store))
+}
+
+#[cfg(not(feature = "nccl"))]
+fn join_on_gpus(
+    launch: &Launch,
+    _: &Device,
+    _: &Arc<Watch>,
+    _: Patience,
+    _: OnEnd,
+) -> Result<(Box<dyn Engine>, Store)> {
+    Err(Error::Config(format!(
+        "this is one of {} processes, and this mae was built without NCCL, which joins processes on GPUs; build with `cargo build --release --features nccl` (docs/distributed.md)",
+        launch.world
+    )))
+}
+
+/// At a port of all addresses of this machine; 0 is any that is free.
+#[cfg(any(feature = "mpi", feature = "nccl"))]
+fn listen(port: u16) -> Result<std::net::TcpListener> {
+    std::net::TcpListener::bind(("0.0.0.0", port)).map_err(|error| {
+        Error::Ranks(format!(
+            "rank 0 cannot listen at port {port}: {error}. MAE_MASTER_PORT names another"
+        ))
+    })
+}
+
 /// Where rank 0 listens, and with what: a port that was free, told by MPI.
 #[cfg(feature = "mpi")]
 fn meeting_place(
@@ -302,7 +351,7 @@ fn meeting_place(
     let mut listener = None;
     let mut place = (String::new(), 0);
     if launch.is_first() {
-        let bound = std::net::TcpListener::bind(("0.0.0.0", 0)).map_err(failed)?;
+        let bound = listen(0)?;
         place = (
             engine.machine().to_owned(),
             bound.local_addr().map_err(failed)?.port(),
@@ -327,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_single_process_is_a_group() {
-        let group = Group::join(&Launch::default(), DeviceKind::Cpu, HANG_TIMEOUT).unwrap();
+        let group = Group::join(&Launch::default(), &Device::Cpu, HANG_TIMEOUT).unwrap();
         assert_eq!(
             (group.rank(), group.world(), group.is_first()),
             (0, 1, true)

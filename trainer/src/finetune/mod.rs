@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use mae_loader::{Batches, HostBatch, MemoryBound, Mixing, mix_draw};
 use mae_model::ops::augment::{Augmentation, PixelBox};
 use mae_model::{DropPath, VitClassifier, VitInput, VitTraining};
@@ -83,16 +83,17 @@ pub fn finetune(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let patience = Duration::from_secs(config.hang_timeout);
-    let group = Arc::new(Group::join(&config.launch, config.device, patience)?);
+    let device = device::open(config.device.of_rank(&config.launch))?;
+    let group = Arc::new(Group::join(&config.launch, &device, patience)?);
     let outcome = match group.is_first() {
-        true => finetune_in(&group, config, stop, observer),
-        false => finetune_in(&group, config, stop, &mut Unobserved),
+        true => finetune_in((&group, &device), config, stop, observer),
+        false => finetune_in((&group, &device), config, stop, &mut Unobserved),
     };
     dist::leave(group, outcome)
 }
 
 fn finetune_in(
-    group: &Arc<Group>,
+    (group, device): (&Arc<Group>, &Device),
     config: &FinetuneConfig,
     stop: &AtomicBool,
     observer: &mut dyn Observer,
@@ -112,7 +113,7 @@ fn finetune_in(
         output::check_same_run(checkpoint, differences, digest, &fingerprint)?;
     }
     group.agree("the data", data.train.digest().to_owned())?;
-    let mut run = Run::new(config, group, &data, resumed.as_ref())?;
+    let mut run = Run::new(config, (group, device), &data, resumed.as_ref())?;
     if group.is_first() {
         let settings = (config.to_toml()?, config.resume_command());
         output::prepare(&config.output_dir, settings)?;
@@ -156,16 +157,15 @@ enum Ended {
 impl<'a> Run<'a> {
     fn new(
         config: &'a FinetuneConfig,
-        group: &'a Arc<Group>,
+        (group, device): (&'a Arc<Group>, &Device),
         data: &'a Data,
         resumed: Option<&Checkpoint<FinetuneConfig>>,
     ) -> Result<Self> {
-        let device = device::open(config.device.of_rank(&config.launch))?;
         let vit = VitClassifier::new(
             config.vit(),
             data.classes,
             config.pooling,
-            &device,
+            device,
             config.seed,
         )?;
         match (resumed, &config.checkpoint) {
@@ -193,6 +193,7 @@ impl<'a> Run<'a> {
         let drops = rates.iter().any(|&rate| rate > 0.0);
         // The same on every rank, whatever each made of the seed.
         group.share(vit.params.flat(), &[0..vit.params.flat_len()])?;
+        vit.params.round()?;
         let mut stepper = Stepper::new(
             vit,
             adamw,
