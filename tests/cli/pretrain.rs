@@ -141,6 +141,65 @@ fn killed_at_any_moment_it_goes_on_to_the_same_end() {
     );
 }
 
+/// A run that goes on after each of a thousand kills: how many steps that cost, and that every checkpoint can be read each time.
+#[test]
+#[ignore = "takes a quarter of an hour; MAE_KILLS sets another number than 1000"]
+fn a_thousand_kills_leave_no_broken_checkpoint() {
+    let kills = std::env::var("MAE_KILLS").map_or(1000, |number| number.parse().expect("a number"));
+    let scene = scene();
+    let more = [
+        "--resume",
+        "auto",
+        "--epochs",
+        "1000000",
+        "--keep-last",
+        "2",
+    ];
+    let (mut lost, mut most_lost, mut before_the_first) = (0, 0, 0);
+    for kill in 0..kills {
+        let mut child = start(&scene, &run_of("soaked", &more));
+        // Spread over start, updates, saving and deleting, the same in every soak.
+        let delay = 40 + (kill as u64 * 7919) % 400;
+        std::thread::sleep(Duration::from_millis(delay));
+        child.kill().expect("killed");
+        child.wait().expect("a status");
+        let folder = scene.path("soaked/checkpoints");
+        let names = match folder.exists() {
+            true => scene.names("soaked/checkpoints"),
+            false => vec![],
+        };
+        let whole: Vec<&String> = names
+            .iter()
+            .filter(|name| name.starts_with("step-"))
+            .collect();
+        for name in &whole {
+            scene
+                .mae(&["inspect", &format!("soaked/checkpoints/{name}")])
+                .done();
+        }
+        let Some(newest) = whole.last() else {
+            before_the_first += 1;
+            continue;
+        };
+        let newest: u64 = newest["step-".len()..].parse().expect("a step");
+        let log = fs::read_to_string(scene.path("soaked/log.jsonl")).unwrap_or_default();
+        let logged = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let last = logged
+            .filter_map(|line| line["step"].as_u64())
+            .last()
+            .unwrap_or(newest);
+        lost += last.saturating_sub(newest);
+        most_lost = most_lost.max(last.saturating_sub(newest));
+    }
+    eprintln!(
+        "{kills} kills, {before_the_first} before the first checkpoint: none unreadable; {lost} steps lost, at most {most_lost} at a time, of those between two checkpoints, 5"
+    );
+    // One more may be done than is saved: that whose checkpoint was being written.
+    assert!(most_lost <= 5, "{most_lost}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_saves_and_says_how_to_go_on() {
