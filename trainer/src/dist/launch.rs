@@ -1,7 +1,5 @@
 //! Which of a job's processes this one is, by what its launcher says: torchrun, OpenMPI's `mpirun`, SLURM's `srun`.
 
-use std::time::Duration;
-
 use crate::error::{Error, Result};
 
 /// The port that ranks meet at where nothing else is said, as PyTorch's.
@@ -116,9 +114,6 @@ impl Launch {
     pub fn is_first(&self) -> bool {
         self.rank == 0
     }
-
-    /// How long ranks wait for each other at the start.
-    pub(crate) const MEETING: Duration = Duration::from_secs(300);
 }
 
 /// Where rank 0 listens: `MAE_MASTER_PORT` and `MASTER_ADDR` if set, and what the launcher tells otherwise.

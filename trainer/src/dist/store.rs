@@ -17,6 +17,8 @@ use super::launch::Launch;
 use super::watch::{Looks, Patience, Seen, Standing, Watch, judge};
 use crate::error::{Error, Result};
 
+/// How long ranks wait for each other at the start.
+const MEETING: Duration = Duration::from_secs(300);
 /// How often a rank says how it stands.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -359,14 +361,14 @@ fn accept_all(listener: &TcpListener, launch: &Launch) -> Result<Vec<(usize, Tcp
                 _ => tracing::warn!("{from} connected, but is no rank of this job"),
             },
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                if begun.elapsed() > Launch::MEETING {
+                if begun.elapsed() > MEETING {
                     let missing = (1..launch.world)
                         .filter(|rank| links.iter().all(|(known, _)| known != rank))
                         .map(|rank| rank.to_string());
                     let missing = missing.collect::<Vec<_>>().join(", ");
                     return Err(unmet(format!(
                         "rank {missing} did not come within {} s",
-                        Launch::MEETING.as_secs()
+                        MEETING.as_secs()
                     )));
                 }
                 thread::sleep(Duration::from_millis(20));
@@ -433,7 +435,7 @@ fn connect((host, port): &(String, u16), launch: &Launch) -> Result<TcpStream> {
             });
         match connected {
             Ok(stream) => return Ok(stream),
-            Err(error) if begun.elapsed() > Launch::MEETING => {
+            Err(error) if begun.elapsed() > MEETING => {
                 return Err(unmet(format!("rank 0 at {host}:{port}: {error}")));
             }
             Err(_) => thread::sleep(Duration::from_millis(50)),
