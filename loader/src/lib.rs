@@ -41,7 +41,7 @@ pub use label::LabelSource;
 pub use mask::{BlockMasks, MaskSampling};
 pub use mix::Mixture;
 pub use order::{Cursor, Window};
-pub use pipeline::{BareLoop, Batches, Loader, MemoryBound, Stats};
+pub use pipeline::{Activity, BareLoop, Batches, Loader, MemoryBound, Stats};
 pub use sample::{Member, SampleId};
 #[cfg(feature = "remote")]
 pub use source::{RETRIES, Retries};

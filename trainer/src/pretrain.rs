@@ -101,6 +101,7 @@ fn pretrain_in(
     let page = Page::serve(config.prometheus.filter(|_| group.is_first()))?;
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
+    group.loader(data.loader.activity());
     group.agree("the data", data.train.digest())?;
     if let Some(checkpoint) = &checkpoint {
         let state = &checkpoint.info.state;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Samples;
-use super::stats::{Counters, add, timed};
+use super::stats::{Counters, add, during, timed};
 use crate::augment::{Augmenter, ImagePlan, wanted};
 use crate::batch::BadReason;
 use crate::config::Settings;
@@ -85,13 +85,14 @@ impl ImageMaker {
             bytes,
             plans,
         } = self;
-        let label = timed(&counters.read, || -> Result<Option<u32>> {
+        let read = || -> Result<Option<u32>> {
             samples.read_image(sample, bytes, ahead)?;
             samples.label(sample, ahead)
-        })?;
+        };
+        let label = during(&counters.reading, || timed(&counters.read, read))?;
         add(&counters.bytes, bytes.len() as u64);
         plans.clear();
-        let region = timed(&counters.decode, || {
+        let decode = || {
             decoder.decode(bytes, &mut |size| {
                 for repeat in 0..*repeats {
                     let mut draws = Draws::new(Purpose::Crop, Key { repeat, ..key });
@@ -99,7 +100,8 @@ impl ImageMaker {
                 }
                 Ok(wanted(plans))
             })
-        })?;
+        };
+        let region = during(&counters.decoding, || timed(&counters.decode, decode))?;
         if plans.is_empty() {
             return Err(Failure::from(BadImage::Corrupt {
                 reason: "an image without a size".to_owned(),

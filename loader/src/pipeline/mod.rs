@@ -28,7 +28,7 @@ pub use self::batches::Batches;
 pub use self::memory::MemoryBound;
 pub(crate) use self::samples::Samples;
 use self::stats::Counters;
-pub use self::stats::Stats;
+pub use self::stats::{Activity, Stats};
 use crate::config::{LoaderBuilder, Settings};
 use crate::dataset::Dataset;
 use crate::decode::{Decoder, DecoderFactory};
@@ -155,6 +155,11 @@ impl Loader {
     /// The work without the pipeline, for one thread of `threads`: see [`BareLoop`].
     pub fn bare_loop(&self, thread: usize, threads: usize) -> BareLoop {
         BareLoop::new(self, thread, threads)
+    }
+
+    /// What its threads are at, at any time.
+    pub fn activity(&self) -> Activity {
+        Activity(Arc::clone(&self.counters))
     }
 
     /// What was done so far, by all iterators of this loader together.

@@ -1,5 +1,6 @@
 //! How much was done, and where the time went.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,9 @@ pub(crate) struct Counters {
     pub(crate) hand_over: AtomicU64,
     pub(crate) idle: AtomicU64,
     pub(crate) waited: AtomicU64,
+    /// Threads that are at it now.
+    pub(crate) reading: AtomicU64,
+    pub(crate) decoding: AtomicU64,
 }
 
 impl Counters {
@@ -61,6 +65,36 @@ impl Counters {
             waited: time(&self.waited),
         }
     }
+}
+
+/// What a loader's threads are at, told at any time from any thread: what to look at where no batch comes.
+#[derive(Clone, Debug)]
+pub struct Activity(pub(super) Arc<Counters>);
+
+impl Activity {
+    /// Threads that are reading an image.
+    pub fn reading(&self) -> u64 {
+        self.0.reading.load(Ordering::Relaxed)
+    }
+
+    /// Threads that are decoding one.
+    pub fn decoding(&self) -> u64 {
+        self.0.decoding.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs `work`, while which `now` counts one more.
+pub(super) fn during<T>(now: &AtomicU64, work: impl FnOnce() -> T) -> T {
+    /// Also where the work panics, which is the image's fault and survived.
+    struct Ends<'a>(&'a AtomicU64);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    now.fetch_add(1, Ordering::Relaxed);
+    let _ends = Ends(now);
+    work()
 }
 
 /// Adds to a count.

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
+use mae_loader::Activity;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -105,6 +106,11 @@ impl Group {
     /// From now on this process does `stage`; to be said again and again, where that has parts.
     pub fn enter(&self, stage: Stage) {
         self.watch.enter(stage);
+    }
+
+    /// Batches come from a loader whose threads do this.
+    pub(crate) fn loader(&self, activity: Activity) {
+        self.watch.loader(activity);
     }
 
     /// Update number `step` has begun.

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use mae_loader::Activity;
 use serde::{Deserialize, Serialize};
 
 /// What a training does at a time.
@@ -14,6 +15,10 @@ pub enum Stage {
     Starting,
     /// Waits for a batch.
     Data,
+    /// Waits for a batch, while images of it are being read.
+    Reading,
+    /// Waits for a batch, while images of it are being decoded.
+    Decoding,
     /// Copies a batch to the device.
     Copying,
     /// Computes an update.
@@ -37,7 +42,9 @@ impl std::fmt::Display for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Stage::Starting => "starting",
-            Stage::Data => "waiting for data (reading or decoding)",
+            Stage::Data => "waiting for data",
+            Stage::Reading => "waiting for data, which is being read",
+            Stage::Decoding => "waiting for data, which is being decoded",
             Stage::Copying => "copying a batch to the device",
             Stage::Computing => "computing",
             Stage::AllReduce => "all-reduce",
@@ -60,12 +67,22 @@ pub(crate) struct Standing {
 /// The clock of a process.
 pub(crate) struct Watch {
     at: Mutex<(Stage, u64, Instant)>,
+    /// Of the loader of the training data.
+    loader: Mutex<Option<Activity>>,
 }
 
 impl Watch {
     pub(crate) fn new() -> Self {
         Watch {
             at: Mutex::new((Stage::Starting, 0, Instant::now())),
+            loader: Mutex::new(None),
+        }
+    }
+
+    /// Batches come from this loader.
+    pub(crate) fn loader(&self, activity: Activity) {
+        if let Ok(mut loader) = self.loader.lock() {
+            *loader = Some(activity);
         }
     }
 
@@ -93,6 +110,15 @@ impl Watch {
         let (stage, step, since) = match self.at.lock() {
             Ok(at) => *at,
             Err(poisoned) => *poisoned.into_inner(),
+        };
+        let loader = match self.loader.lock() {
+            Ok(loader) => loader.clone(),
+            Err(poisoned) => poisoned.into_inner().clone(),
+        };
+        let stage = match (stage, loader) {
+            (Stage::Data, Some(loader)) if loader.reading() > 0 => Stage::Reading,
+            (Stage::Data, Some(loader)) if loader.decoding() > 0 => Stage::Decoding,
+            _ => stage,
         };
         Standing {
             stage,
@@ -173,7 +199,7 @@ pub(crate) fn judge(ranks: &[Seen], patience: Patience) -> Option<String> {
         .find(|seen| !seen.standing.stage.waits_for_others());
     match blamed {
         Some(seen) => Some(format!(
-            "rank {} stands still at step {}: {} for {} s",
+            "rank {} stands still at step {}: {}, for {} s",
             seen.rank,
             seen.standing.step,
             seen.standing.stage,
@@ -182,7 +208,7 @@ pub(crate) fn judge(ranks: &[Seen], patience: Patience) -> Option<String> {
         // Some wait, and those that they wait for still move: give them the time.
         None if stuck.len() < ranks.len() => None,
         None => Some(format!(
-            "all ranks stand still at step {}: all-reduce for {} s; is the network between them there?",
+            "all ranks stand still at step {}: all-reduce, for {} s; is the network between them there?",
             first.standing.step,
             first.standing.still_ms / 1000
         )),

@@ -112,6 +112,7 @@ fn finetune_in(
         let (digest, fingerprint) = (data.train.digest(), data.loader.fingerprint());
         output::check_same_run(checkpoint, differences, digest, &fingerprint)?;
     }
+    group.loader(data.loader.activity());
     group.agree("the data", data.train.digest().to_owned())?;
     let mut run = Run::new(config, (group, device), &data, resumed.as_ref())?;
     if group.is_first() {

@@ -161,6 +161,19 @@ fn never_asking_for_a_batch_is_no_hang() {
 }
 
 #[test]
+fn what_the_threads_are_at_is_told() {
+    let gate = Gate::shut();
+    let loader = unruly(fake(), None, Arc::clone(&gate));
+    let activity = loader.activity();
+    let batches = loader.batches(Cursor::default());
+    wait_until(|| gate.come.load(Ordering::SeqCst) == 4);
+    assert_eq!((activity.reading(), activity.decoding()), (0, 4));
+    gate.open();
+    drop(batches);
+    assert_eq!((activity.reading(), activity.decoding()), (0, 0));
+}
+
+#[test]
 fn a_caller_may_keep_all_batches() {
     let loader = loader(fake(), |settings| {
         (settings.epochs, settings.prefetch) = (4, 1)
