@@ -92,16 +92,17 @@ impl ImageMaker {
         let label = during(&counters.reading, || timed(&counters.read, read))?;
         add(&counters.bytes, bytes.len() as u64);
         plans.clear();
-        let decode = || {
-            decoder.decode(bytes, &mut |size| {
-                for repeat in 0..*repeats {
-                    let mut draws = Draws::new(Purpose::Crop, Key { repeat, ..key });
-                    plans.push(augmenter.plan(size, &mut draws)?);
-                }
-                Ok(wanted(plans))
+        let region = during(&counters.decoding, || {
+            timed(&counters.decode, || {
+                decoder.decode(bytes, &mut |size| {
+                    for repeat in 0..*repeats {
+                        let mut draws = Draws::new(Purpose::Crop, Key { repeat, ..key });
+                        plans.push(augmenter.plan(size, &mut draws)?);
+                    }
+                    Ok(wanted(plans))
+                })
             })
-        };
-        let region = during(&counters.decoding, || timed(&counters.decode, decode))?;
+        })?;
         if plans.is_empty() {
             return Err(Failure::from(BadImage::Corrupt {
                 reason: "an image without a size".to_owned(),

@@ -169,7 +169,6 @@ fn measure(
     (group, device): (&Arc<Group>, &Device),
 ) -> anyhow::Result<Report> {
     mae_model::set_threads(args.threads)?;
-    let device_kind = args.device.of_rank(launch);
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let data = match &args.data[..] {
         [] => {
@@ -206,7 +205,7 @@ fn measure(
         .epochs(u64::MAX)
         .decoder(args.decoder);
     #[cfg(feature = "cuda")]
-    let loader = match device_kind {
+    let loader = match args.device.of_rank(launch) {
         DeviceKind::Cuda(ordinal) => loader.page_locked(ordinal),
         DeviceKind::Cpu => loader,
     };
