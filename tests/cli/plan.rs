@@ -28,7 +28,7 @@ fn near(figure: &Value, expected: f64, within: f64) {
 fn operations_and_memory_are_those_of_a_step() {
     let scene = Scene::new();
     for more in ["", " --encoder-mask-tokens --activation-checkpointing"] {
-        let run = format!("--model mae-micro-patch4 --batch-size 512{more}");
+        let run = format!("--model mae-micro-patch4 --batch-size 256{more}");
         let plan = plan(&scene, &format!("{run} --precision f32"));
         let bench = json(&scene, &format!("bench step {run} --steps 1 --profile"));
         let memory = |part: &str| plan["memory"][part].as_f64().unwrap();
