@@ -33,19 +33,23 @@ pub(crate) struct FinetuneArgs {
 
 pub(crate) fn run(args: FinetuneArgs) -> anyhow::Result<Outcome> {
     let config = resolve(args).map_err(|error| Usage(error.to_string()))?;
-    carry_out(&config, mae_trainer::finetune, |summary| {
-        let accuracy = match (summary.val_top1, summary.best) {
-            (Some(top1), Some(best)) => format!(
-                ", top-1 {} ({} after epoch {})",
-                percent(top1),
-                percent(best.top1),
-                best.epoch
-            ),
-            _ => String::new(),
-        };
-        let json = serde_json::json!({"top1": summary.val_top1, "best": summary.best});
-        (accuracy, json)
-    })
+    carry_out(
+        (&config, &config.launch),
+        mae_trainer::finetune,
+        |summary| {
+            let accuracy = match (summary.val_top1, summary.best) {
+                (Some(top1), Some(best)) => format!(
+                    ", top-1 {} ({} after epoch {})",
+                    percent(top1),
+                    percent(best.top1),
+                    best.epoch
+                ),
+                _ => String::new(),
+            };
+            let json = serde_json::json!({"top1": summary.val_top1, "best": summary.best});
+            (accuracy, json)
+        },
+    )
 }
 
 fn resolve(args: FinetuneArgs) -> mae_trainer::Result<FinetuneConfig> {

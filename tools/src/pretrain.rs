@@ -28,13 +28,17 @@ pub(crate) struct PretrainArgs {
 
 pub(crate) fn run(args: PretrainArgs) -> anyhow::Result<Outcome> {
     let config = resolve(args).map_err(|error| Usage(error.to_string()))?;
-    carry_out(&config, mae_trainer::pretrain, |summary| {
-        let loss = summary
-            .val_loss
-            .or(summary.loss)
-            .map_or(String::new(), |loss| format!(", loss {loss:.4}"));
-        (loss, serde_json::json!({}))
-    })
+    carry_out(
+        (&config, &config.launch),
+        mae_trainer::pretrain,
+        |summary| {
+            let loss = summary
+                .val_loss
+                .or(summary.loss)
+                .map_or(String::new(), |loss| format!(", loss {loss:.4}"));
+            (loss, serde_json::json!({}))
+        },
+    )
 }
 
 fn resolve(args: PretrainArgs) -> mae_trainer::Result<PretrainConfig> {

@@ -30,11 +30,10 @@ use crate::units::{duration, show_bytes, show_memory};
 type Training<C> =
     fn(&C, &AtomicBool, &mut dyn Observer) -> mae_trainer::Result<mae_trainer::Outcome>;
 
-/// Trains until all is done or a signal comes, and says what came of it, if it is the first of several processes: JSON on stdout, a
-/// sentence in the log. `result` is what is to be
-/// said of a finished run besides: in the sentence, and in the JSON.
+/// Trains until all is done or a signal comes, and says what came of it, if `launch` is the first of several processes: JSON on stdout, a
+/// sentence in the log. `result` is what is to be said of a finished run besides: in the sentence, and in the JSON.
 pub(crate) fn carry_out<C: RunConfig>(
-    config: &C,
+    (config, launch): (&C, &Launch),
     training: Training<C>,
     result: impl FnOnce(&Summary) -> (String, serde_json::Value),
 ) -> anyhow::Result<Outcome> {
@@ -44,7 +43,7 @@ pub(crate) fn carry_out<C: RunConfig>(
     let outcome = training(config, &stop, &mut progress);
     progress.close();
     let outcome = outcome?;
-    if !Launch::from_env()?.is_first() {
+    if !launch.is_first() {
         return Ok(match outcome {
             mae_trainer::Outcome::Finished(_) => Outcome::Done,
             mae_trainer::Outcome::Stopped { .. } => Outcome::Stopped,

@@ -9,6 +9,7 @@ use clap::builder::TypedValueParser as _;
 use clap::{Args, Subcommand};
 use mae_loader::{Dataset, DatasetOptions, LabelSource};
 use mae_trainer::config::DeviceKind;
+use mae_trainer::dist::Launch;
 use mae_trainer::tokenizer::{RawTokenizer, TokenizerRun, load, reconstructions, train};
 use mae_trainer::{device, picture};
 
@@ -73,7 +74,15 @@ pub(crate) fn run(args: TokenizerArgs) -> anyhow::Result<Outcome> {
     match args.what {
         What::Train(args) => {
             let config = resolve(*args).map_err(|error| Usage(error.to_string()))?;
-            carry_out(&config, train, |summary| {
+            let launch = Launch::from_env()?;
+            if launch.world > 1 {
+                let why = format!(
+                    "a tokenizer is trained by one process, and this is one of {}; start it without the launcher",
+                    launch.world
+                );
+                return Err(Usage(why).into());
+            }
+            carry_out((&config, &launch), train, |summary| {
                 let said = match (summary.val_loss, summary.val_codes) {
                     (Some(error), Some(codes)) => format!(
                         ", held-out reconstruction error {error:.4}, {} codes in use (perplexity {:.0})",

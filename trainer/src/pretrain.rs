@@ -91,6 +91,7 @@ fn pretrain_in(
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    group.enter(Stage::Starting);
     let checkpoint = output::starting_point::<PretrainConfig>(&config.output_dir, &config.resume)?;
     group.agree(
         "the checkpoint to go on from",
@@ -102,6 +103,7 @@ fn pretrain_in(
     mae_model::set_threads(config.thread_budget())?;
     let data = Data::open(config)?;
     group.loader(data.loader.activity());
+    group.agree("the settings", config.fingerprint()?)?;
     group.agree("the data", data.train.digest())?;
     if let Some(checkpoint) = &checkpoint {
         let state = &checkpoint.info.state;
@@ -369,7 +371,15 @@ impl<'a> Run<'a> {
     /// Reports the updates that are done, waiting while more than `most` are not.
     fn conclude(&mut self, most: usize, journal: &mut Journal<'_>) -> Result<()> {
         let (data, plan) = (self.data, self.standing.plan);
-        while let Some(outcome) = self.stepper.outcome(self.underway.len() > most)? {
+        // Several ranks learn what became of an update at the same place, so that they have queued the same ones.
+        let most = match self.group.world() {
+            1 => most,
+            _ => most.min(self.stepper.most_behind() as usize),
+        };
+        while self.group.world() == 1 || self.underway.len() > most {
+            let Some(outcome) = self.stepper.outcome(self.underway.len() > most)? else {
+                return Ok(());
+            };
             let Some(mut update) = self.underway.pop_front() else {
                 return Ok(());
             };
@@ -443,6 +453,7 @@ impl<'a> Run<'a> {
         if self.config.picture_every == 0 || self.drawn == Some(step) || !self.group.is_first() {
             return Ok(());
         }
+        self.group.enter(Stage::Evaluating);
         let three =
             validate::reconstructions(&self.stepper.mae, &self.data.pictured, self.config.keep())?;
         journal.picture(step, name, &picture::grid(&three))?;

@@ -148,8 +148,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let launch = Launch::from_env()?;
     let device = mae_trainer::device::open(args.device.of_rank(&launch))?;
     let group = Arc::new(Group::join(&launch, &device, PATIENCE)?);
-    let report = measure(args, &launch, (&group, &device))?;
-    dist::leave(group, Ok(()))?;
+    let measured = measure(args, &launch, (&group, &device)).map_err(Failed);
+    let report = dist::leave(group, measured).map_err(|Failed(error)| error)?;
     if !launch.is_first() {
         return Ok(Outcome::Done);
     }
@@ -160,6 +160,21 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         out.write_all(page(&report).as_bytes())?;
     }
     Ok(Outcome::Done)
+}
+
+/// What the others are told.
+struct Failed(anyhow::Error);
+
+impl From<mae_trainer::Error> for Failed {
+    fn from(error: mae_trainer::Error) -> Self {
+        Failed(error.into())
+    }
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
 }
 
 /// What this process and the others of its group come to.

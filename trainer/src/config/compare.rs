@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::PretrainConfig;
+use crate::error::{Error, Result};
 
 /// A setting that two configurations disagree on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +107,40 @@ pub(crate) fn other_images(given: [usize; 3], saved: [usize; 3]) -> Option<Diffe
     })
 }
 
+/// A check sum of the settings that enter the training, for processes to compare.
+pub(crate) fn fingerprint<C: serde::Serialize>(config: &C, free: &[&str]) -> Result<String> {
+    let unwritable = |error: serde_json::Error| Error::Config(error.to_string());
+    let mut settings = serde_json::to_value(config).map_err(unwritable)?;
+    if let Some(map) = settings.as_object_mut() {
+        map.retain(|name, _| {
+            // Free on a resume, but not among those that train together.
+            let shared = [
+                "batch_size",
+                "accum_iter",
+                "max_steps",
+                "shard_optimizer",
+                "max_rollbacks",
+                "checkpoint_every",
+                "log_every",
+                "eval_every",
+            ];
+            shared.contains(&name.as_str())
+                || !(ALWAYS_FREE.contains(&name.as_str()) || free.contains(&name.as_str()))
+        });
+    }
+    const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+    Ok(format!(
+        "{:08x}",
+        CRC.checksum(settings.to_string().as_bytes())
+    ))
+}
+
 impl PretrainConfig {
+    /// See [`fingerprint`].
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        fingerprint(self, FREE)
+    }
+
     /// The settings of `self` (this run) that make it another run than `saved_config` (the checkpoint's), which so many processes
     /// trained.
     pub fn differences(&self, saved_config: &PretrainConfig, processes: usize) -> Vec<Difference> {

@@ -133,6 +133,15 @@ impl Group {
         came
     }
 
+    /// [`Group::timed`] for what waits for the others; after it the process is at what it was at before.
+    fn among_others<T>(&self, exchange: impl FnOnce() -> Result<T>) -> Result<T> {
+        let before = self.watch.stage();
+        self.enter(Stage::AllReduce);
+        let came = self.timed(exchange);
+        self.enter(before);
+        came
+    }
+
     /// What every rank gives, by rank.
     ///
     /// # Errors
@@ -143,8 +152,7 @@ impl Group {
         };
         let misread = |error: serde_json::Error| Error::Ranks(format!("a rank's value: {error}"));
         let value = serde_json::to_value(value).map_err(misread)?;
-        self.enter(Stage::AllReduce);
-        let values = self.timed(|| store.gather(value))?.into_iter();
+        let values = self.among_others(|| store.gather(value))?.into_iter();
         let values = values.map(|value| serde_json::from_value(value).map_err(misread));
         values.collect()
     }
@@ -189,12 +197,14 @@ impl Group {
         let Some(engine) = &self.engine else {
             return Ok(());
         };
-        self.enter(Stage::AllReduce);
-        self.timed(|| engine.share(flat, ranges))
+        self.among_others(|| engine.share(flat, ranges))
     }
 
     /// Takes leave of the others: with the error that this rank ends with, so that they end, or in peace, when all are done.
-    fn leave<T>(mut self, outcome: Result<T>) -> Result<T> {
+    fn leave<T, E: From<Error> + std::fmt::Display>(
+        mut self,
+        outcome: Result<T, E>,
+    ) -> Result<T, E> {
         let Some(store) = &self.store else {
             return outcome;
         };
@@ -210,9 +220,8 @@ impl Group {
                 }
                 Ok(value)
             }
-            // The others know already.
-            Err(error @ Error::Ranks(_)) => Err(error),
             Err(error) => {
+                // Harmless where the others know already.
                 store.fail(&error.to_string());
                 Err(error)
             }
@@ -224,7 +233,10 @@ impl Group {
 ///
 /// # Errors
 /// That of `outcome`, or [`Error::Ranks`] if another rank ends first.
-pub fn leave<T>(group: Arc<Group>, outcome: Result<T>) -> Result<T> {
+pub fn leave<T, E: From<Error> + std::fmt::Display>(
+    group: Arc<Group>,
+    outcome: Result<T, E>,
+) -> Result<T, E> {
     match Arc::try_unwrap(group) {
         Ok(group) => group.leave(outcome),
         // Whoever still holds it has failed to end with the run.
@@ -235,7 +247,7 @@ pub fn leave<T>(group: Arc<Group>, outcome: Result<T>) -> Result<T> {
 /// Another rank has failed: nothing that this one waits for will come.
 fn end(why: &str) {
     tracing::error!(
-        "{why}. This process ends, too; the last checkpoint is good, and --resume auto goes on from it"
+        "{why}. This process ends; checkpoints that stand are good, and --resume auto goes on from the last"
     );
     std::process::exit(1);
 }

@@ -49,7 +49,8 @@ impl MpiEngine {
         let thread = thread::Builder::new()
             .name("mpi".into())
             .spawn(move || {
-                let Some(universe) = mpi::initialize() else {
+                let level = mpi::Threading::Funneled;
+                let Some((universe, _)) = mpi::initialize_with_threading(level) else {
                     return;
                 };
                 let world = universe.world();

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -105,7 +105,17 @@ impl Store {
                 .try_clone()
                 .map_err(|error| unmet(error.to_string()))?;
             readers.push((rank, reader));
-            seen.insert(rank, (Standing::default(), Instant::now()));
+            // Rank 0 says nothing before all have come.
+            let first = match launch.is_first() {
+                true => Instant::now(),
+                false => Instant::now() + MEETING,
+            };
+            seen.insert(rank, (Standing::default(), first));
+            // A rank that takes nothing in any more must not hold up this one.
+            let failed = |error: std::io::Error| unmet(error.to_string());
+            stream
+                .set_write_timeout(Some(patience.silent))
+                .map_err(failed)?;
             writers.push((rank, Mutex::new(stream)));
         }
         let shared = Arc::new(Shared {
@@ -200,8 +210,10 @@ impl Shared {
             Ok(link) => link,
             Err(poisoned) => poisoned.into_inner(),
         };
-        // Whoever cannot be reached is gone, which its reader notices.
-        let _ = link.write_all(&line);
+        // Whoever cannot be reached is gone, which its reader notices; a line that was cut short must not be gone on with.
+        if link.write_all(&line).is_err() {
+            let _ = link.shutdown(Shutdown::Both);
+        }
     }
 
     fn send_all(&self, message: &Message) {
@@ -224,10 +236,14 @@ impl Shared {
         }
         let values: Vec<Value> = parts.iter_mut().filter_map(Option::take).collect();
         state.parts.remove(&round);
-        state.whole.insert(round, values.clone());
         drop(state);
+        // Before anybody here wakes, who may take leave of the others at once.
+        self.send_all(&Message::Parts {
+            round,
+            values: values.clone(),
+        });
+        self.lock().whole.insert(round, values);
         self.changed.notify_all();
-        self.send_all(&Message::Parts { round, values });
     }
 
     /// Takes what comes from `rank` until it leaves.
@@ -283,8 +299,8 @@ impl Shared {
         }
         state.ended = Some(why.clone());
         drop(state);
-        self.changed.notify_all();
         self.send_all(&Message::End(why.clone()));
+        self.changed.notify_all();
         (self.on_end)(&why);
     }
 
@@ -416,11 +432,16 @@ fn connect((host, port): &(String, u16), launch: &Launch) -> Result<TcpStream> {
     loop {
         let connected = (host.as_str(), *port)
             .to_socket_addrs()
-            .and_then(|mut addresses| {
-                let none = || std::io::Error::other("the name has no address");
-                addresses.next().ok_or_else(none)
+            .and_then(|addresses| {
+                let mut failure = std::io::Error::other("the name has no address");
+                for address in addresses {
+                    match TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) => failure = error,
+                    }
+                }
+                Err(failure)
             })
-            .and_then(|address| TcpStream::connect_timeout(&address, Duration::from_secs(5)))
             .and_then(|mut stream| {
                 stream.set_nodelay(true)?;
                 let hello = Message::Hello {

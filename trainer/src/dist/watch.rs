@@ -95,14 +95,21 @@ impl Watch {
 
     /// The whole process was stopped for a while, as by Ctrl-Z: that does not count.
     pub(crate) fn resumed(&self) {
-        let Standing { stage, .. } = self.standing();
-        self.enter(stage);
+        self.enter(self.stage());
     }
 
     /// Update number `step` has begun.
     pub(crate) fn step(&self, step: u64) {
         if let Ok(mut at) = self.at.lock() {
             at.1 = step;
+        }
+    }
+
+    /// What was entered last.
+    pub(crate) fn stage(&self) -> Stage {
+        match self.at.lock() {
+            Ok(at) => at.0,
+            Err(poisoned) => poisoned.into_inner().0,
         }
     }
 

@@ -11,7 +11,7 @@ use super::recipe::Recipe;
 use crate::checkpoint::foreign::ImportOptions;
 use crate::checkpoint::{RunConfig, RunKind};
 use crate::config::common::{self, invalid};
-use crate::config::compare::{differences, other_images};
+use crate::config::compare::{differences, fingerprint, other_images};
 use crate::config::hang_timeout;
 use crate::config::{ByteSize, DeviceKind, Difference, InputSize, ListenAddress, Resume};
 use crate::dist::{self, Launch};
@@ -343,6 +343,11 @@ impl FinetuneConfig {
     /// None for a configuration that was resolved.
     pub fn to_toml(&self) -> Result<String> {
         common::to_toml(self)
+    }
+
+    /// See [`fingerprint`].
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        fingerprint(self, FREE)
     }
 
     /// The settings of `self` (this run) that make it another run than `saved` (the checkpoint's), which so many processes trained.

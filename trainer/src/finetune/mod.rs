@@ -113,6 +113,7 @@ fn finetune_in(
         output::check_same_run(checkpoint, differences, digest, &fingerprint)?;
     }
     group.loader(data.loader.activity());
+    group.agree("the settings", config.fingerprint()?)?;
     group.agree("the data", data.train.digest().to_owned())?;
     let mut run = Run::new(config, (group, device), &data, resumed.as_ref())?;
     if group.is_first() {
@@ -288,6 +289,7 @@ impl<'a> Run<'a> {
         stop: &AtomicBool,
         journal: &mut Journal<'_>,
     ) -> Result<()> {
+        self.group.step(self.standing.progress.step + 1);
         let (accum, data) = (self.config.accum_iter, self.data);
         let (begun, waited_before) = (Instant::now(), batches.waited());
         let (before, lr) = (self.standing.progress, self.standing.lr());
@@ -315,7 +317,6 @@ impl<'a> Run<'a> {
             bad_samples,
             tokenizer: None,
         };
-        self.group.step(update.step);
         if stop.load(Ordering::Relaxed) {
             self.stepper.update.record.ask_to_stop()?;
         }

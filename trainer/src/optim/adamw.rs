@@ -193,19 +193,22 @@ impl AdamW {
     /// # Errors
     /// If the device fails; where ranks hold parts of them, see [`AdamW::whole_state`].
     pub fn state(&self, params: &Params) -> Result<StateDict> {
-        self.state_with(params, |_| Ok(()))
+        self.state_with(params, |_| Ok(true))
     }
 
-    /// As [`AdamW::state`], of all ranks, on each of them.
+    /// As [`AdamW::state`], of all ranks, for the first of them; the others, which must call it, too, get nothing.
     pub(crate) fn whole_state(&self, params: &Params, group: &dist::Group) -> Result<StateDict> {
-        self.state_with(params, |flat| group.share(flat, &self.parts))
+        self.state_with(params, |flat| {
+            group.share(flat, &self.parts)?;
+            Ok(group.is_first())
+        })
     }
 
-    /// `complete` brings in what other ranks hold.
+    /// `complete` brings in what other ranks hold, and says whether this one is to have it.
     fn state_with(
         &self,
         params: &Params,
-        complete: impl Fn(&Tensor) -> Result<()>,
+        complete: impl Fn(&Tensor) -> Result<bool>,
     ) -> Result<StateDict> {
         let mut state = StateDict::new();
         for (moment, tensor) in self.moments() {
@@ -214,7 +217,9 @@ impl AdamW {
                 Some(_) => {
                     let whole = Tensor::zeros(params.flat_len(), DType::F32, tensor.device())?;
                     whole.slice_set(tensor, 0, self.part().start)?;
-                    complete(&whole)?;
+                    if !complete(&whole)? {
+                        continue;
+                    }
                     whole.to_vec1()?
                 }
             };
