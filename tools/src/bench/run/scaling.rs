@@ -105,7 +105,7 @@ fn check(args: &RunArgs, threads: usize) -> anyhow::Result<()> {
     }
     for &ranks in &args.scaling {
         for (what, number) in [("--batch-size", args.batch_size), ("threads", threads)] {
-            if ranks == 0 || number % ranks != 0 {
+            if !number.is_multiple_of(ranks) {
                 return usage(format!(
                     "{ranks} processes cannot share {what} {number} equally: the comparison needs that (--threads, --batch-size)"
                 ));
