@@ -188,7 +188,7 @@ fn a_thousand_kills_leave_no_broken_checkpoint() {
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let last = logged
             .filter_map(|line| line["step"].as_u64())
-            .last()
+            .next_back()
             .unwrap_or(newest);
         lost += last.saturating_sub(newest);
         most_lost = most_lost.max(last.saturating_sub(newest));

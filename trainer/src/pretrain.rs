@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
             fit = target::prepare(&mut mae, config, data, observer)?;
         }
         // The same on every rank, whatever each made of the seed.
-        group.share(mae.params.flat(), &[0..mae.params.flat_len()])?;
+        group.take_first(mae.params.flat())?;
         mae.params.round()?;
         let mut stepper = Stepper::new(
             mae,

@@ -192,6 +192,12 @@ impl Group {
         self.timed(|| engine.finish(flat))
     }
 
+    /// A flat tensor becomes that of the first rank.
+    pub(crate) fn take_first(&self, flat: &Tensor) -> Result<()> {
+        let whole = 0..flat.elem_count();
+        self.share(flat, std::slice::from_ref(&whole))
+    }
+
     /// Range number `r` of a flat tensor becomes that of rank `r`.
     pub(crate) fn share(&self, flat: &Tensor, ranges: &[Range<usize>]) -> Result<()> {
         let Some(engine) = &self.engine else {
@@ -406,6 +412,7 @@ mod tests {
         assert_eq!(group.gather(5u32).unwrap(), [5]);
         group.agree("nothing", 1).unwrap();
         assert_eq!(group.waited(), Duration::ZERO);
-        assert_eq!(leave(Arc::new(group), Ok(3)).unwrap(), 3);
+        let outcome: Result<u8> = Ok(3);
+        assert_eq!(leave(Arc::new(group), outcome).unwrap(), 3);
     }
 }

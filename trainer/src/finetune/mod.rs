@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
         rates[..config.freeze_blocks].fill(0.0);
         let drops = rates.iter().any(|&rate| rate > 0.0);
         // The same on every rank, whatever each made of the seed.
-        group.share(vit.params.flat(), &[0..vit.params.flat_len()])?;
+        group.take_first(vit.params.flat())?;
         vit.params.round()?;
         let mut stepper = Stepper::new(
             vit,

@@ -100,7 +100,7 @@ impl AdamW {
         Ok(AdamW {
             settings,
             groups: Groups::new(groups, params.flat_len()),
-            parts: vec![0..params.flat_len()],
+            parts: parts(params.flat_len(), 1),
             rank: 0,
             exp_avg: params.zeros_like_flat()?,
             exp_avg_sq: params.zeros_like_flat()?,
