@@ -1,7 +1,7 @@
 //! One training on several processes: each rank computes a part of every batch, gradients are added up, and every rank makes the same update.
 //!
 //! A [`Group`] is this process among the others. An engine adds up numbers where they are: `mpi` between CPUs, `nccl` between GPUs. Small
-//! values, signs of life and failures go by [`store`]. A single process has neither, and the same code runs.
+//! values, signs of life and failures go by `store`. A single process has neither, and the same code runs.
 
 mod launch;
 #[cfg(feature = "mpi")]

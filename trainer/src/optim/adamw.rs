@@ -191,7 +191,7 @@ impl AdamW {
     /// The moments by parameter, as `exp_avg.NAME` and `exp_avg_sq.NAME`.
     ///
     /// # Errors
-    /// If the device fails; where ranks hold parts of them, see [`AdamW::whole_state`].
+    /// If the device fails; where ranks hold parts of them, this is this rank's alone, and zeros.
     pub fn state(&self, params: &Params) -> Result<StateDict> {
         self.state_with(params, |_| Ok(true))
     }
