@@ -57,7 +57,7 @@ impl Data {
         }
         // What the GPU copies from; the other loaders' batches it gets once.
         #[cfg(feature = "cuda")]
-        let training = match config.device_of_rank() {
+        let training = match config.device.of_rank(&config.launch) {
             config::DeviceKind::Cuda(ordinal) => training.page_locked(ordinal),
             config::DeviceKind::Cpu => training,
         };

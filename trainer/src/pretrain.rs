@@ -12,7 +12,7 @@ use mae_loader::{Batches, HostBatch};
 use mae_model::{Feeder, Mae, StateDict};
 
 use crate::checkpoint::retention::Retention;
-use crate::checkpoint::{self, Checkpoint, RunConfig as _};
+use crate::checkpoint::{Checkpoint, RunConfig as _};
 use crate::config::{PretrainConfig, Resume};
 use crate::data::Data;
 use crate::device;
@@ -20,7 +20,7 @@ use crate::dist::{self, Group, Stage};
 use crate::error::Result;
 use crate::metrics::log::DataCount;
 use crate::metrics::prometheus::Page;
-use crate::observer::{Observer, Outcome, Start, Unobserved};
+use crate::observer::{Observer, Outcome, Start};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::output;
 use crate::picture;
@@ -42,13 +42,11 @@ pub fn pretrain(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let patience = Duration::from_secs(config.hang_timeout);
-    let device = device::open(config.device_of_rank())?;
-    let group = Arc::new(Group::join(&config.launch, &device, patience)?);
-    let outcome = match group.is_first() {
-        true => with_rollbacks((&group, &device), config, stop, observer),
-        false => with_rollbacks((&group, &device), config, stop, &mut Unobserved),
-    };
-    dist::leave(group, outcome)
+    let device = device::open(config.device.of_rank(&config.launch))?;
+    let launch = &config.launch;
+    dist::together(launch, &device, patience, observer, |group, observer| {
+        with_rollbacks((group, &device), config, stop, observer)
+    })
 }
 
 /// Goes back to the last checkpoint, where an update does not come to finite numbers, and passes it over: as often as is allowed over the
@@ -175,14 +173,10 @@ struct Run<'a> {
     standing: Standing,
     /// Updates that are queued, the first first, and what they came to is not known yet. None, where the host computes.
     underway: VecDeque<Underway>,
-    /// Samples of each data set in the epoch's updates so far.
-    data_samples: Vec<u64>,
     /// The step at which the last picture was drawn.
     drawn: Option<u64>,
     /// How long the device had waited for data by then, where it counts.
     device_waited: Duration,
-    /// The step after which all ranks stop, where one was asked to.
-    stop_at: Option<u64>,
 }
 
 impl<'a> Run<'a> {
@@ -206,15 +200,9 @@ impl<'a> Run<'a> {
             adamw = adamw.shard(&mae.params, (group.rank(), group.world()))?;
         }
         let mut fit = None;
-        let mut data_samples = vec![0; data.train.datasets().len()];
         if let Some(checkpoint) = checkpoint {
             mae.load_state_dict(&checkpoint.model)?;
             adamw.load_state(&mae.params, &checkpoint.optimizer)?;
-            // A checkpoint of a version that did not count has none.
-            let saved = &checkpoint.info.state.data_samples;
-            for (count, saved) in data_samples.iter_mut().zip(saved) {
-                *count = *saved;
-            }
         } else {
             fit = target::prepare(&mut mae, config, data, observer)?;
         }
@@ -250,10 +238,8 @@ impl<'a> Run<'a> {
             feeder: Feeder::new(device, host_input)?,
             standing: Standing::new(plan, &config.output_dir, checkpoint),
             underway: VecDeque::new(),
-            data_samples,
             drawn: None,
             device_waited: Duration::ZERO,
-            stop_at: None,
         };
         Ok((run, fit))
     }
@@ -273,7 +259,7 @@ impl<'a> Run<'a> {
                 Some(every) => step > 0 && step.is_multiple_of(every),
                 None => at_epoch_end,
             };
-            let stopping = self.stopping(stop);
+            let stopping = self.standing.is_stopping(stop, self.group);
             let finished = self.standing.is_finished();
             if at_epoch_end || due {
                 // What a GPU waits for is not data.
@@ -295,16 +281,6 @@ impl<'a> Run<'a> {
                 return Ok(self.standing.stopped());
             }
             self.update(&mut batches, stop, journal)?;
-        }
-    }
-
-    /// Whether the run ends here, saved. Ranks agree on the step: each update carries who was asked.
-    fn stopping(&self, stop: &AtomicBool) -> bool {
-        match self.group.world() {
-            1 => stop.load(Ordering::Relaxed),
-            _ => self
-                .stop_at
-                .is_some_and(|step| self.standing.progress.step >= step),
         }
     }
 
@@ -380,25 +356,21 @@ impl<'a> Run<'a> {
             let Some(outcome) = self.stepper.outcome(self.underway.len() > most)? else {
                 return Ok(());
             };
-            let Some(mut update) = self.underway.pop_front() else {
+            let Some(update) = self.underway.pop_front() else {
                 return Ok(());
             };
-            update.check(&outcome, (&plan, Some(self.group)), |id| {
-                data.train.describe(id)
-            })?;
-            if outcome.stop && self.stop_at.is_none() {
-                // Ranks learn of it at different times, but none has queued more than this.
-                self.stop_at = Some(update.step + self.stepper.most_behind());
+            update.check(&outcome, (&plan, self.group), |id| data.train.describe(id))?;
+            if outcome.stop {
+                // No rank has queued more than this behind it.
+                self.standing
+                    .stop_after(update.step + self.stepper.most_behind());
             }
             let counts = data.train.count(&update.samples);
-            let ranks = self.group.gather((update.bad_samples, counts))?;
-            update.bad_samples = ranks.iter().map(|(bad, _)| bad).sum();
-            for (_, counts) in ranks {
-                for (sum, count) in self.data_samples.iter_mut().zip(counts) {
-                    *sum += count;
-                }
+            let loss = f64::from(outcome.loss);
+            self.standing.concluded(&update, loss, &counts);
+            if plan.logs(update.step) {
+                self.standing.add_up(self.group)?;
             }
-            self.standing.concluded(&update, f64::from(outcome.loss));
             // A GPU's own waiting, by its clock; else the host's.
             let waited = match self.feeder.waited()? {
                 Some(total) => total - std::mem::replace(&mut self.device_waited, total),
@@ -429,7 +401,7 @@ impl<'a> Run<'a> {
             match validate::held_out_loss(mae, loader, workspace, keep, (stop, self.group))? {
                 Some(held_out) => val_loss = Some(held_out.loss),
                 None => {
-                    self.stop_at = Some(self.standing.progress.step);
+                    self.standing.stop_after(self.standing.progress.step);
                     return Ok(false);
                 }
             }
@@ -437,13 +409,13 @@ impl<'a> Run<'a> {
         if due(self.config.picture_every) {
             self.draw(&format!("epoch-{number:04}"), journal)?;
         }
+        self.standing.add_up(self.group)?;
         let counts = self.data_counts();
         let held_out = HeldOutFigures {
             loss: val_loss,
             ..Default::default()
         };
         self.standing.end_epoch(held_out, counts, journal)?;
-        self.data_samples.fill(0);
         Ok(true)
     }
 
@@ -468,7 +440,6 @@ impl<'a> Run<'a> {
         }
         let (config, stepper) = (self.config, &self.stepper);
         let step = self.standing.progress.step;
-        self.group.enter(Stage::Saving);
         stepper.check_finite(step)?;
         if self.group.world() > 1 {
             self.group.agree("the weights", stepper.digest()?)?;
@@ -479,32 +450,25 @@ impl<'a> Run<'a> {
             None if self.group.is_first() => adamw.state(&mae.params)?,
             None => StateDict::new(),
         };
-        if !self.group.is_first() {
-            let path = checkpoint::path(&checkpoint::folder(&config.output_dir), step);
-            self.standing.saved_by_another(path);
-            return Ok(());
-        }
         let every = config
             .keep_every
             .map(|epochs| epochs.saturating_mul(self.data.steps_per_epoch));
         let saving = Saving {
             config,
-            world: self.group.world(),
             dataset: self.data.train.digest(),
             fingerprint: self.data.loader.fingerprint(),
-            data_samples: self.data_samples.clone(),
             retention: Retention {
                 last: config.keep_last,
                 every,
             },
         };
-        let tensors = (&mae.state_dict()?, &moments);
-        self.standing.save(saving, tensors, journal)
+        let tensors = || Ok((mae.state_dict()?, moments));
+        self.standing.save(saving, tensors, (self.group, journal))
     }
 
     /// The epoch's samples of each data set so far, by name, where several are mixed.
     fn data_counts(&self) -> Vec<DataCount> {
-        let parts = self.data.parts.iter().zip(&self.data_samples);
+        let parts = self.data.parts.iter().zip(self.standing.data_samples());
         parts
             .map(|(part, &samples)| DataCount {
                 name: part.name.clone(),

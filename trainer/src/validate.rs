@@ -118,16 +118,10 @@ pub(crate) fn held_out_loss(
         sum += f64::from(loss) * batch.len() as f64;
         samples += batch.len() as u64;
     }
-    // A loss that is no number is none in JSON, either.
-    let parts = group.gather((stopped, sum.is_finite().then_some(sum), samples))?;
-    if parts.iter().any(|(stopped, _, _)| *stopped) {
+    let Some((sum, samples)) = group.end_pass(stopped, sum, samples)? else {
         return Ok(None);
-    }
-    let sum: f64 = parts
-        .iter()
-        .map(|(_, sum, _)| sum.unwrap_or(f64::NAN))
-        .sum();
-    let samples: u64 = parts.iter().map(|(_, _, samples)| samples).sum();
+    };
+    let samples: u64 = samples.iter().sum();
     Ok(Some(HeldOut {
         loss: sum / samples.max(1) as f64,
         samples,

@@ -452,11 +452,6 @@ impl PretrainConfig {
         common::threads(self.threads)
     }
 
-    /// The device of this process: of several on GPUs, each has that of its number on its machine.
-    pub fn device_of_rank(&self) -> DeviceKind {
-        self.device.of_rank(&self.launch)
-    }
-
     /// Images of an update, over its batches and all processes.
     pub fn update_images(&self) -> usize {
         self.batch_size * self.accum_iter * self.launch.world

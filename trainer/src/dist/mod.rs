@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 use self::store::{OnEnd, Store};
 use self::watch::{Looks, Patience, Seen, Watch, judge};
 use crate::error::{Error, Result};
+use crate::observer::{Observer, Unobserved};
 
 pub use launch::{Launch, Launcher};
 pub use watch::Stage;
@@ -67,13 +68,7 @@ impl Group {
         let (watch, patience) = (Arc::new(Watch::new()), Patience::new(patience));
         if launch.world == 1 {
             look_after(Arc::clone(&watch), patience, on_end)?;
-            return Ok(Group {
-                launch: launch.clone(),
-                engine: None,
-                store: None,
-                watch,
-                waited: AtomicU64::new(0),
-            });
+            return Ok(Self::of_one(watch));
         }
         let (engine, store) = match device {
             Device::Cpu => join_on_cpus(launch, &watch, patience, on_end)?,
@@ -86,6 +81,21 @@ impl Group {
             watch,
             waited: AtomicU64::new(0),
         })
+    }
+
+    /// A process that has no others, and that nobody watches.
+    pub(crate) fn alone() -> Self {
+        Self::of_one(Arc::new(Watch::new()))
+    }
+
+    fn of_one(watch: Arc<Watch>) -> Self {
+        Group {
+            launch: Launch::default(),
+            engine: None,
+            store: None,
+            watch,
+            waited: AtomicU64::new(0),
+        }
     }
 
     /// This process's number.
@@ -175,6 +185,32 @@ impl Group {
         }
     }
 
+    /// What a pass over held-out data came to, each rank having gone through its part of it: the sum over all, and what else each found.
+    /// None if any was stopped.
+    pub(crate) fn end_pass<T>(
+        &self,
+        stopped: bool,
+        sum: f64,
+        found: T,
+    ) -> Result<Option<(f64, Vec<T>)>>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        // A sum that is no number is none in JSON, either.
+        let ranks = self.gather((stopped, sum.is_finite().then_some(sum), found))?;
+        if ranks.iter().any(|(stopped, _, _)| *stopped) {
+            return Ok(None);
+        }
+        let sum = ranks
+            .iter()
+            .map(|(_, sum, _)| sum.unwrap_or(f64::NAN))
+            .sum();
+        Ok(Some((
+            sum,
+            ranks.into_iter().map(|(_, _, found)| found).collect(),
+        )))
+    }
+
     /// Begins to replace a range of a flat tensor by its sum over the ranks. [`Group::finish`] ends it.
     pub(crate) fn begin_sum(&self, flat: &Tensor, range: Range<usize>) -> Result<()> {
         match &self.engine {
@@ -233,6 +269,23 @@ impl Group {
             }
         }
     }
+}
+
+/// A training on the processes of a job, of which this one computes on `device`: meets the others, does its part of the work, and takes leave
+/// of them. Of all ranks the first alone has an observer.
+pub(crate) fn together<T>(
+    launch: &Launch,
+    device: &Device,
+    patience: Duration,
+    observer: &mut dyn Observer,
+    work: impl FnOnce(&Arc<Group>, &mut dyn Observer) -> Result<T>,
+) -> Result<T> {
+    let group = Arc::new(Group::join(launch, device, patience)?);
+    let outcome = match group.is_first() {
+        true => work(&group, observer),
+        false => work(&group, &mut Unobserved),
+    };
+    leave(group, outcome)
 }
 
 /// Takes leave of the others: with the error that this rank ends with, so that they end, or in peace, when all are done.

@@ -20,7 +20,8 @@ pub struct Evaluation {
     pub loss: f64,
 }
 
-/// One pass over a data set, each rank over its part of it; None if `stop` was raised on any before the end. `workspace` serves the batches of its size.
+/// One pass over a data set, each process over its part of it; None if `stop` was raised on any before the end. `workspace` serves the
+/// batches of its size.
 pub(super) fn evaluate(
     vit: &VitClassifier,
     (data, loader): &(Arc<Dataset>, Loader),
@@ -63,16 +64,10 @@ pub(super) fn evaluate(
             loss += cross_entropy(row, label);
         }
     }
-    // A loss that is no number is none in JSON, either.
-    let parts = group.gather((stopped, loss.is_finite().then_some(loss), ranks))?;
-    if parts.iter().any(|(stopped, _, _)| *stopped) {
+    let Some((loss, ranks)) = group.end_pass(stopped, loss, ranks)? else {
         return Ok(None);
-    }
-    let loss: f64 = parts
-        .iter()
-        .map(|(_, loss, _)| loss.unwrap_or(f64::NAN))
-        .sum();
-    let ranks: Vec<_> = parts.into_iter().flat_map(|(_, _, ranks)| ranks).collect();
+    };
+    let ranks = ranks.concat();
     Ok(Some(Evaluation {
         loss: loss / ranks.len().max(1) as f64,
         accuracy: Accuracy::from_ranks(&ranks),

@@ -30,7 +30,7 @@ use crate::dist::{self, Group, Stage};
 use crate::error::{Error, Result};
 use crate::eval::Accuracy;
 use crate::metrics::prometheus::Page;
-use crate::observer::{Observer, Outcome, Unobserved};
+use crate::observer::{Observer, Outcome};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::run::{HeldOutFigures, Journal, Measured, Plan, Saving, Standing, Underway, next_batch};
 use crate::{device, output};
@@ -84,12 +84,10 @@ pub fn finetune(
 ) -> Result<Outcome> {
     let patience = Duration::from_secs(config.hang_timeout);
     let device = device::open(config.device.of_rank(&config.launch))?;
-    let group = Arc::new(Group::join(&config.launch, &device, patience)?);
-    let outcome = match group.is_first() {
-        true => finetune_in((&group, &device), config, stop, observer),
-        false => finetune_in((&group, &device), config, stop, &mut Unobserved),
-    };
-    dist::leave(group, outcome)
+    let launch = &config.launch;
+    dist::together(launch, &device, patience, observer, |group, observer| {
+        finetune_in((group, &device), config, stop, observer)
+    })
 }
 
 fn finetune_in(
@@ -144,8 +142,6 @@ struct Run<'a> {
     /// How batches are mixed.
     mixing: Mixing,
     standing: Standing,
-    /// The step after which all ranks stop, where one was asked to.
-    stop_at: Option<u64>,
 }
 
 /// How an epoch's end went.
@@ -218,7 +214,6 @@ impl<'a> Run<'a> {
             group,
             data,
             stepper,
-            stop_at: None,
             rates: if drops { rates } else { vec![] },
             mixing: config.mixing()?,
             standing: Standing::new(plan, &config.output_dir, resumed),
@@ -260,12 +255,7 @@ impl<'a> Run<'a> {
                     journal.begin();
                 }
             }
-            let stopping = match self.group.world() {
-                1 => stop.load(Ordering::Relaxed),
-                _ => self
-                    .stop_at
-                    .is_some_and(|step| self.standing.progress.step >= step),
-            };
+            let stopping = self.standing.is_stopping(stop, self.group);
             let finished = self.standing.is_finished();
             if due || stopping || finished {
                 self.save(journal)?;
@@ -306,7 +296,7 @@ impl<'a> Run<'a> {
             let share = 1.0 / (accum * self.group.world()) as f32;
             self.stepper.batch(&input, &training, share)?;
         }
-        let mut update = Underway {
+        let update = Underway {
             step: before.step + 1,
             epoch: before.epoch,
             lr,
@@ -324,14 +314,15 @@ impl<'a> Run<'a> {
         self.standing.queued();
         if let Some(outcome) = self.stepper.update.outcome(true)? {
             let plan = self.standing.plan;
-            update.check(&outcome, (&plan, Some(self.group)), |id| {
-                data.train.describe(id)
-            })?;
-            if outcome.stop && self.stop_at.is_none() {
-                self.stop_at = Some(update.step);
+            update.check(&outcome, (&plan, self.group), |id| data.train.describe(id))?;
+            if outcome.stop {
+                self.standing.stop_after(update.step);
             }
-            update.bad_samples = self.group.gather(update.bad_samples)?.iter().sum();
-            self.standing.concluded(&update, f64::from(outcome.loss));
+            self.standing
+                .concluded(&update, f64::from(outcome.loss), &[]);
+            if plan.logs(update.step) {
+                self.standing.add_up(self.group)?;
+            }
             let standing = &self.standing;
             journal.step(&update, &outcome, update.waited, standing, Vec::new)?;
         }
@@ -412,7 +403,7 @@ impl<'a> Run<'a> {
             let Stepper { vit, workspace, .. } = &mut self.stepper;
             evaluation = evaluate::evaluate(vit, val, workspace, (stop, self.group))?;
             if evaluation.is_none() {
-                self.stop_at = Some(self.standing.progress.step);
+                self.standing.stop_after(self.standing.progress.step);
                 return Ok(Ended::Stopped);
             }
         }
@@ -444,27 +435,18 @@ impl<'a> Run<'a> {
         if self.standing.is_saved() {
             return Ok(());
         }
-        self.group.enter(Stage::Saving);
-        if !self.group.is_first() {
-            let step = self.standing.progress.step;
-            let path = checkpoint::path(&checkpoint::folder(&self.config.output_dir), step);
-            self.standing.saved_by_another(path);
-            return Ok(());
-        }
         let saving = Saving {
             config: self.config,
-            world: self.group.world(),
             dataset: self.data.train.digest().to_owned(),
             fingerprint: self.data.loader.fingerprint(),
-            data_samples: vec![],
             retention: Retention {
                 last: self.config.keep_last,
                 every: None,
             },
         };
         let Stepper { vit, update, .. } = &self.stepper;
-        let tensors = (&vit.state_dict()?, &update.adamw.state(&vit.params)?);
-        self.standing.save(saving, tensors, journal)
+        let tensors = || Ok((vit.state_dict()?, update.adamw.state(&vit.params)?));
+        self.standing.save(saving, tensors, (self.group, journal))
     }
 
     /// Keeps the checkpoint that stands as the best, if it is.

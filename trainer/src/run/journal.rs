@@ -70,7 +70,7 @@ impl<'a> Journal<'a> {
         let now = Instant::now();
         measured
             .page
-            .begin(standing.progress.step, standing.bad_samples);
+            .begin(standing.progress.step, standing.bad_samples());
         Ok(Journal {
             files,
             measured,
@@ -130,7 +130,7 @@ impl<'a> Journal<'a> {
         self.observer.step(&report);
         self.measured.page.step(&report);
         self.last_done = Instant::now();
-        if !step.is_multiple_of(plan.log_every) && step != plan.total_steps {
+        if !plan.logs(step) {
             return Ok(());
         }
         let rate = self.throughput.report(Instant::now());
@@ -141,7 +141,7 @@ impl<'a> Journal<'a> {
             lr,
             images_per_second: rate.images_per_second,
             data_wait: rate.data_wait,
-            bad_samples: standing.bad_samples,
+            bad_samples: standing.bad_samples(),
             host_memory: memory::of_process(),
             device_memory: memory::of_device(&self.measured.device)?,
             // Where it is not clipped, no one asked for it.

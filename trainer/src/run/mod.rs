@@ -7,6 +7,7 @@
 mod journal;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mae_loader::{Batches, Cursor, HostBatch, SampleId};
@@ -14,7 +15,7 @@ use mae_model::StateDict;
 
 use crate::checkpoint::retention::Retention;
 use crate::checkpoint::{self, Best, Checkpoint, RunConfig, RunState, VERSION};
-use crate::dist::Group;
+use crate::dist::{Group, Stage};
 use crate::error::{Error, Result};
 use crate::eval::Accuracy;
 use crate::metrics::log::{CodeUsage, DataCount, EpochLine, TokenizerFigures};
@@ -56,6 +57,13 @@ pub(crate) struct Plan {
     pub(crate) clips: bool,
 }
 
+impl Plan {
+    /// Whether this update is one of those that have a line in the log.
+    pub(crate) fn logs(&self, step: u64) -> bool {
+        step.is_multiple_of(self.log_every) || step == self.total_steps
+    }
+}
+
 /// An update whose outcome may not be known yet.
 pub(crate) struct Underway {
     /// Its number, counted from 1.
@@ -87,7 +95,7 @@ impl Underway {
     pub(crate) fn check(
         &self,
         outcome: &mae_model::Outcome,
-        (plan, group): (&Plan, Option<&Group>),
+        (plan, group): (&Plan, &Group),
         describe: impl Fn(SampleId) -> String,
     ) -> Result<()> {
         if !outcome.halted {
@@ -103,10 +111,7 @@ impl Underway {
             .iter()
             .map(|id| describe(*id))
             .collect();
-        let ranks = match group {
-            Some(group) => group.gather((guilty.is_some(), told))?,
-            None => vec![(guilty.is_some(), told)],
-        };
+        let ranks = group.gather((guilty.is_some(), told))?;
         let any = ranks.iter().any(|(guilty, _)| *guilty);
         let samples = ranks.into_iter().enumerate();
         let alone = samples.len() == 1;
@@ -155,23 +160,43 @@ pub(crate) fn next_batch(batches: &mut Batches, wanted: Cursor) -> Result<HostBa
 /// What a checkpoint says of a run besides where it stands, and which checkpoints stay once it is there.
 pub(crate) struct Saving<'a, C> {
     pub(crate) config: &'a C,
-    /// Processes that train.
-    pub(crate) world: usize,
     /// Digest of the data.
     pub(crate) dataset: String,
     /// What else decides the batches.
     pub(crate) fingerprint: String,
-    /// Samples of each data set in the epoch's updates so far.
-    pub(crate) data_samples: Vec<u64>,
     pub(crate) retention: Retention,
+}
+
+/// What updates took in.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    /// Samples so far that could not be used.
+    bad_samples: u64,
+    /// Samples of each data set in the epoch.
+    data_samples: Vec<u64>,
+}
+
+impl Tally {
+    fn add(&mut self, bad_samples: u64, data_samples: &[u64]) {
+        self.bad_samples += bad_samples;
+        let sets = self.data_samples.len().max(data_samples.len());
+        self.data_samples.resize(sets, 0);
+        for (sum, count) in self.data_samples.iter_mut().zip(data_samples) {
+            *sum += count;
+        }
+    }
 }
 
 /// How far a run is.
 pub(crate) struct Standing {
     pub(crate) plan: Plan,
     pub(crate) progress: Progress,
-    /// Samples so far that could not be used.
-    pub(crate) bad_samples: u64,
+    /// Of all ranks.
+    tally: Tally,
+    /// Of this rank, since they were last added up.
+    own_tally: Tally,
+    /// The step after which several ranks stop together, where one was asked to.
+    stop_at: Option<u64>,
     /// The best evaluation, where the run has such.
     pub(crate) best: Option<Best>,
     /// Updates that are passed over.
@@ -196,7 +221,12 @@ impl Standing {
                 within: state.step - (state.epoch * state.steps_per_epoch).min(state.step),
                 epoch_loss: state.epoch_loss,
             }),
-            bad_samples: state.map_or(0, |state| state.bad_samples),
+            tally: state.map_or_else(Tally::default, |state| Tally {
+                bad_samples: state.bad_samples,
+                data_samples: state.data_samples.clone(),
+            }),
+            own_tally: Tally::default(),
+            stop_at: None,
             best: state.and_then(|state| state.best),
             skipped: state.map_or_else(Vec::new, |state| state.skipped.clone()),
             saved: from
@@ -253,10 +283,45 @@ impl Standing {
         (within as usize - self.skipped.iter().filter(in_epoch).count()).max(1)
     }
 
-    /// An update came to `loss`.
-    pub(crate) fn concluded(&mut self, update: &Underway, loss: f64) {
+    /// An update came to `loss`, from so many samples of each data set.
+    pub(crate) fn concluded(&mut self, update: &Underway, loss: f64, data_samples: &[u64]) {
         self.progress.epoch_loss += loss;
-        self.bad_samples += update.bad_samples;
+        self.own_tally.add(update.bad_samples, data_samples);
+    }
+
+    /// Brings in what the other ranks took in: before it is logged or saved.
+    pub(crate) fn add_up(&mut self, group: &Group) -> Result<()> {
+        let Tally {
+            bad_samples,
+            data_samples,
+        } = std::mem::take(&mut self.own_tally);
+        for (bad_samples, data_samples) in group.gather((bad_samples, data_samples))? {
+            self.tally.add(bad_samples, &data_samples);
+        }
+        Ok(())
+    }
+
+    /// Samples so far that could not be used.
+    pub(crate) fn bad_samples(&self) -> u64 {
+        self.tally.bad_samples
+    }
+
+    /// Samples of each data set in the epoch's updates so far.
+    pub(crate) fn data_samples(&self) -> &[u64] {
+        &self.tally.data_samples
+    }
+
+    /// Of several ranks, one was asked to stop: all stop when `step` is done.
+    pub(crate) fn stop_after(&mut self, step: u64) {
+        self.stop_at.get_or_insert(step);
+    }
+
+    /// Whether the run ends here, saved. Ranks agree on the step: each update carries who was asked.
+    pub(crate) fn is_stopping(&self, stop: &AtomicBool, group: &Group) -> bool {
+        match group.world() {
+            1 => stop.load(Ordering::Relaxed),
+            _ => self.stop_at.is_some_and(|step| self.progress.step >= step),
+        }
     }
 
     /// Logs the epoch, with what was measured on held-out data, and begins the next one.
@@ -292,21 +357,26 @@ impl Standing {
             within: 0,
             epoch_loss: 0.0,
         };
+        self.tally.data_samples.fill(0);
         Ok(())
     }
 
-    /// Another rank saves the checkpoint at `path`, of the step that this one is at, too.
-    pub(crate) fn saved_by_another(&mut self, path: PathBuf) {
-        self.saved = Some((self.progress.step, path));
-    }
-
-    /// Saves a checkpoint and deletes those that are not kept.
+    /// Saves a checkpoint and deletes those that are not kept: the first rank does, which alone makes the `tensors`, model and moments.
     pub(crate) fn save<C: RunConfig + Clone>(
         &mut self,
         saving: Saving<'_, C>,
-        (model, moments): (&StateDict, &StateDict),
-        journal: &mut Journal<'_>,
+        tensors: impl FnOnce() -> Result<(StateDict, StateDict)>,
+        (group, journal): (&Group, &mut Journal<'_>),
     ) -> Result<()> {
+        group.enter(Stage::Saving);
+        self.add_up(group)?;
+        let folder = checkpoint::folder(saving.config.output_dir());
+        if !group.is_first() {
+            let step = self.progress.step;
+            self.saved = Some((step, checkpoint::path(&folder, step)));
+            return Ok(());
+        }
+        let (model, moments) = tensors()?;
         journal.sync()?;
         let Progress {
             step,
@@ -318,14 +388,14 @@ impl Standing {
             version: VERSION,
             kind: C::KIND,
             written_by: env!("CARGO_PKG_VERSION").to_owned(),
-            world: saving.world,
+            world: group.world(),
             step,
             steps_per_epoch: self.plan.steps_per_epoch,
             epoch,
             batch: self.cursor(0).step,
             epoch_loss,
-            data_samples: saving.data_samples,
-            bad_samples: self.bad_samples,
+            data_samples: self.tally.data_samples.clone(),
+            bad_samples: self.tally.bad_samples,
             seconds: self.seconds(),
             dataset: saving.dataset,
             fingerprint: saving.fingerprint,
@@ -334,8 +404,7 @@ impl Standing {
             config: saving.config.clone(),
             files: Default::default(),
         };
-        let folder = checkpoint::folder(saving.config.output_dir());
-        let path = checkpoint::save(&folder, state, model, moments)?;
+        let path = checkpoint::save(&folder, state, &model, &moments)?;
         journal.saved(step, &path);
         self.saved = Some((step, path));
         checkpoint::prune(&folder, saving.retention)

@@ -28,6 +28,7 @@ use crate::checkpoint::retention::Retention;
 use crate::checkpoint::{Checkpoint, RunConfig as _};
 use crate::config::eval_resize;
 use crate::device;
+use crate::dist::Group;
 use crate::error::{Error, Result};
 use crate::metrics::log::TokenizerFigures;
 use crate::metrics::prometheus::Page;
@@ -192,6 +193,8 @@ struct Run<'a> {
     tokenizer: Tokenizer,
     update: Update,
     standing: Standing,
+    /// A tokenizer is trained by one process.
+    group: Group,
 }
 
 impl<'a> Run<'a> {
@@ -229,6 +232,7 @@ impl<'a> Run<'a> {
             data,
             update: Update::new(params, adamw, None)?,
             standing: Standing::new(plan, &config.output_dir, checkpoint),
+            group: Group::alone(),
             tokenizer,
         })
     }
@@ -303,8 +307,9 @@ impl<'a> Run<'a> {
         self.standing.queued();
         if let Some(outcome) = self.update.outcome(true)? {
             let train = &self.data.train;
-            done.check(&outcome, (&plan, None), |id| train.describe(id))?;
-            self.standing.concluded(&done, f64::from(outcome.loss));
+            done.check(&outcome, (&plan, &self.group), |id| train.describe(id))?;
+            self.standing.concluded(&done, f64::from(outcome.loss), &[]);
+            self.standing.add_up(&self.group)?;
             journal.step(&done, &outcome, done.waited, &self.standing, Vec::new)?;
         }
         Ok(())
@@ -354,20 +359,16 @@ impl<'a> Run<'a> {
         }
         let saving = Saving {
             config: self.config,
-            world: 1,
             dataset: self.data.train.digest(),
             fingerprint: self.data.loader.fingerprint(),
-            data_samples: vec![],
             retention: Retention {
                 last: self.config.keep_last,
                 every: None,
             },
         };
-        let tensors = (
-            &self.tokenizer.state_dict()?,
-            &self.update.adamw.state(params)?,
-        );
-        self.standing.save(saving, tensors, journal)
+        let (tokenizer, update) = (&self.tokenizer, &self.update);
+        let tensors = || Ok((tokenizer.state_dict()?, update.adamw.state(params)?));
+        self.standing.save(saving, tensors, (&self.group, journal))
     }
 }
 
