@@ -7,9 +7,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Whoever was told how far a backward is asked to end it.
-    #[error("the backward was ended by whoever was told how far it is")]
-    Interrupted,
+    /// Whoever was told how far a backward is ended it with this.
+    #[error(transparent)]
+    Told(Box<dyn std::error::Error + Send + Sync>),
     /// Candle refused a tensor operation.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -1,4 +1,19 @@
-//! Small tables as plain text: the first column to the left, the others to the right.
+//! Results on stdout: as JSON, or as small tables of plain text, the first column to the left, the others to the right.
+
+use std::io::{self, Write};
+
+/// A report on stdout: as JSON where that is asked for, else as its page.
+pub(crate) fn show<R: serde::Serialize>(
+    report: &R,
+    json: bool,
+    page: impl FnOnce(&R) -> String,
+) -> anyhow::Result<()> {
+    let text = match json {
+        true => serde_json::to_string_pretty(report)? + "\n",
+        false => page(report),
+    };
+    Ok(io::stdout().lock().write_all(text.as_bytes())?)
+}
 
 /// The table's lines, each ending in a newline.
 pub(crate) fn text(head: &[String], rows: &[Vec<String>]) -> String {

@@ -1,6 +1,6 @@
 //! One update of a masked autoencoder: gradients accumulated over batches, clipped, applied.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use mae_loader::HostBatch;
 use mae_model::ops::reduce;
@@ -103,22 +103,11 @@ impl Stepper {
         let mode = update.mode();
         mae.forward(input, workspace)?;
         workspace.record_loss(&update.record, share, mode)?;
-        let failure = Mutex::new(None);
-        let done = |end| match update.done_to(end) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let told = mae_model::Error::Interrupted;
-                if let Ok(mut failure) = failure.lock() {
-                    *failure = Some(error);
-                }
-                Err(told)
-            }
+        let done = |end| {
+            let done = update.done_to(end);
+            done.map_err(|error| mae_model::Error::Told(Box::new(error)))
         };
-        let made = mae.backward_in_parts(input, workspace, &update.grads, (share, mode), &done);
-        if let Ok(Some(error)) = failure.into_inner() {
-            return Err(error);
-        }
-        made?;
+        mae.backward_in_parts(input, workspace, &update.grads, (share, mode), &done)?;
         update.added();
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! `mae bench loader`: batches as fast as they come, and where the time goes.
 
-use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -174,12 +173,7 @@ pub(crate) fn run(args: &LoaderArgs) -> anyhow::Result<Outcome> {
         }
         report.runs.push(run);
     }
-    let mut out = io::stdout().lock();
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
-    } else {
-        out.write_all(page(&report).as_bytes())?;
-    }
+    table::show(&report, args.json, page)?;
     Ok(Outcome::Done)
 }
 

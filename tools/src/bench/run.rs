@@ -2,7 +2,6 @@
 
 mod scaling;
 
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -153,12 +152,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     if !launch.is_first() {
         return Ok(Outcome::Done);
     }
-    let mut out = io::stdout().lock();
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
-    } else {
-        out.write_all(page(&report).as_bytes())?;
-    }
+    table::show(&report, args.json, page)?;
     Ok(Outcome::Done)
 }
 

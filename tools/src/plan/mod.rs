@@ -6,8 +6,6 @@ mod loader;
 mod pace;
 mod report;
 
-use std::io::{self, Write};
-
 use mae_model::{Activations, MaeConfig, ParameterMemory, StepMemory};
 use mae_trainer::PretrainConfig;
 
@@ -15,6 +13,7 @@ use self::args::Gpu;
 pub(crate) use self::args::PlanArgs;
 use self::pace::{AllReduce, Bound, Cluster, Pace};
 use self::report::{Batch, Flop, LoaderNeeds, Machines, Memory, Model, Report, page};
+use crate::table;
 use crate::{Outcome, Usage};
 
 /// Samples of ImageNet-1k's training set.
@@ -29,12 +28,7 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let machines = (args.gpu()?, args.cluster()?, args.cores()?);
     let feed = feed(args, &config)?;
     let report = plan(args, &config, machines, feed)?;
-    let mut out = io::stdout().lock();
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
-    } else {
-        out.write_all(page(&report).as_bytes())?;
-    }
+    table::show(&report, args.json, page)?;
     Ok(Outcome::Done)
 }
 

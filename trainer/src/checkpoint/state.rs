@@ -81,11 +81,6 @@ pub struct Best {
     pub top1: f64,
 }
 
-/// What checkpoints that say nothing of it were made by.
-fn one() -> usize {
-    1
-}
-
 /// Where a run stands. Random numbers are counter-based, so no generator's state is in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(bound = "C: RunConfig")]
@@ -98,7 +93,7 @@ pub struct RunState<C = PretrainConfig> {
     /// The crate's version that wrote it.
     pub written_by: String,
     /// Processes that trained.
-    #[serde(default = "one")]
+    #[serde(default = "crate::config::common::one")]
     pub world: usize,
     /// Updates done.
     pub step: u64,

@@ -9,6 +9,11 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::schedule::CosineSchedule;
 
+/// What checkpoints were made with that say nothing of a number: one crop of an image, one process.
+pub(crate) fn one() -> usize {
+    1
+}
+
 /// A setting that cannot be, and why.
 pub(crate) fn invalid<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::Config(message.into()))

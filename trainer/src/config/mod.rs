@@ -125,7 +125,7 @@ pub struct PretrainConfig {
     #[serde(default)]
     pub color_jitter: f64,
     pub window: WindowSize,
-    #[serde(default = "once")]
+    #[serde(default = "common::one")]
     pub repeats: usize,
     /// Never `auto`.
     #[serde(default = "zune")]
@@ -151,11 +151,6 @@ pub struct PretrainConfig {
 
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer_config: Option<TokenizerConfig>,
-}
-
-/// What checkpoints that say nothing of it were made with.
-fn once() -> usize {
-    1
 }
 
 /// What checkpoints that say nothing of it were made with.

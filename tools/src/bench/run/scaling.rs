@@ -1,6 +1,5 @@
 //! `mae bench run --scaling`: numbers of processes on the same cores and the same batch, each number beside the first.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -80,12 +79,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
         steps: args.steps,
         runs: reports.iter().map(|own| summary(own, first)).collect(),
     };
-    let mut out = io::stdout().lock();
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&scaling)?)?;
-    } else {
-        out.write_all(page(&scaling).as_bytes())?;
-    }
+    table::show(&scaling, args.json, page)?;
     Ok(Outcome::Done)
 }
 

@@ -2,7 +2,6 @@
 
 mod report;
 
-use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -17,6 +16,7 @@ use mae_trainer::optim::{AdamW, AdamWSettings};
 
 use self::report::{Milliseconds, Report, page, per_step};
 use super::{median, process};
+use crate::table;
 use crate::{Outcome, Usage};
 
 /// Side of the square matrices whose product gives the machine's rate, on the CPU and on a GPU.
@@ -225,12 +225,7 @@ pub(crate) fn run(args: &StepArgs) -> anyhow::Result<Outcome> {
         counted_gigaflop_per_image: counted,
         profile: operations.map(|operations| per_step(&operations, args.steps, &whole)),
     };
-    let mut out = io::stdout().lock();
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
-    } else {
-        out.write_all(page(&report).as_bytes())?;
-    }
+    table::show(&report, args.json, page)?;
     Ok(Outcome::Done)
 }
 
